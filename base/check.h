@@ -1,0 +1,70 @@
+// Assertions that stay on in every build.
+//
+//   MP_CHECK(index < size) << "index " << index;
+//   MP_PCHECK(::close(fd) == 0) << "close";       // adds errno and its name
+//
+// A failed check prints file, line, the condition and the streamed message to
+// standard error and aborts. Use it for misuse that no caller can handle and
+// for invariants of shared memory; report what the environment can cause as an
+// absl::Status instead (mp/base/errno_status.h). absl/log is not used because
+// the Abseil that Debian 12 ships does not have it.
+
+#ifndef MP_BASE_CHECK_H_
+#define MP_BASE_CHECK_H_
+
+#include <ostream>
+#include <sstream>
+
+#include "absl/base/optimization.h"
+
+#define MP_CHECK(condition)                                      \
+  ABSL_PREDICT_TRUE(condition)                                   \
+  ? (void)0                                                      \
+  : ::mp::base_internal::Voidify() &                             \
+          ::mp::base_internal::CheckFailure(__FILE__, __LINE__,  \
+                                            #condition, false)   \
+              .stream()
+
+#define MP_PCHECK(condition)                                     \
+  ABSL_PREDICT_TRUE(condition)                                   \
+  ? (void)0                                                      \
+  : ::mp::base_internal::Voidify() &                             \
+          ::mp::base_internal::CheckFailure(__FILE__, __LINE__,  \
+                                            #condition, true)    \
+              .stream()
+
+// Checks that an absl::Status is OK and prints it when it is not.
+#define MP_CHECK_OK(expression)                                  \
+  do {                                                           \
+    const auto& mp_check_status = (expression);                  \
+    MP_CHECK(mp_check_status.ok()) << mp_check_status.ToString(); \
+  } while (false)
+
+namespace mp::base_internal {
+
+// Collects the message; its destructor prints it and aborts.
+class CheckFailure {
+ public:
+  CheckFailure(const char* file, int line, const char* condition,
+               bool with_errno);
+  CheckFailure(const CheckFailure&) = delete;
+  CheckFailure& operator=(const CheckFailure&) = delete;
+  [[noreturn]] ~CheckFailure();
+
+  std::ostream& stream() { return stream_; }
+
+ private:
+  const int saved_errno_;
+  const bool with_errno_;
+  std::ostringstream stream_;
+};
+
+// Turns `stream << a << b` into void with an operator that binds more loosely
+// than << and more tightly than ?:.
+struct Voidify {
+  void operator&(std::ostream&) const {}
+};
+
+}  // namespace mp::base_internal
+
+#endif  // MP_BASE_CHECK_H_

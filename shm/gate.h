@@ -1,0 +1,151 @@
+// Gate: where processes sleep until a condition in shared memory holds.
+//
+// The condition is any function of shared state; the gate is one word beside it
+// that says whether somebody may be asleep, so that who changes the state makes a
+// system call only if there is somebody to wake. (An "event count".)
+//
+//   waiter:    gate.Wait(spin, [&] { return <condition>; }, deadline);
+//   notifier:  <make the condition true>;  FenceBeforeNotify();  gate.Notify();
+//
+// Notify wakes one sleeper. Two rules keep wake-ups few without losing any:
+//
+//   - Who was let through looks at the state anew and, if the condition is true
+//     for another as well, calls Notify itself, so a chain of sleepers is woken
+//     link by link.
+//   - While somebody spins in front of the gate, Notify leaves the sleepers
+//     alone: the spinner is there first, and the rule above does the rest.
+//
+// If a link of the chain or the spinner is killed, the sleepers go on at the end
+// of their slice (mp/shm/park.h).
+
+#ifndef MP_SHM_GATE_H_
+#define MP_SHM_GATE_H_
+
+#include <atomic>
+#include <cstdint>
+
+#include "absl/base/optimization.h"
+#include "mp/base/deadline.h"
+#include "mp/shm/adaptive_spin.h"
+#include "mp/shm/liveness.h"
+#include "mp/shm/park.h"
+
+namespace mp {
+
+// Orders the store that makes a condition true before the look at the gate.
+// Without it the store may still be in this processor's store buffer when it
+// sees nobody asleep, while the waiter, about to sleep, sees the old state.
+// (Dekker's pattern; the waiter's side is the fence in Wait.)
+inline void FenceBeforeNotify() {
+  std::atomic_thread_fence(std::memory_order_seq_cst);
+}
+
+// The same where the caller has just released a lock that it took with an atomic
+// exchange after the store: on x86 that is a full barrier already.
+inline void FenceBeforeNotifyAfterExchange() {
+#if defined(__x86_64__)
+  std::atomic_signal_fence(std::memory_order_seq_cst);
+#else
+  FenceBeforeNotify();
+#endif
+}
+
+template <class Platform>
+class BasicGate {
+ public:
+  // Waits until `ready()` returns true: spins, then sleeps. Also ends when the
+  // process `watched`, unless that is kNoToken, is dead. Returns what `ready()`
+  // said last, false only after the deadline or that death. `ready` may be
+  // called many times and must read with acquire what the caller relies on.
+  template <class Ready>
+  bool Wait(AdaptiveSpin<Platform>& spin, Ready ready, Deadline deadline,
+            Token watched = kNoToken) {
+    if (ready()) return true;
+    if (deadline == Deadline::Now()) return false;
+    if (Spin(spin, ready)) return true;
+    ParkSlices slices;
+    for (;;) {
+      // Set anew each time round: the notifier that woke this process has
+      // cleared it, and others may still sleep.
+      const uint32_t ticket =
+          word_.fetch_or(kSleepers, std::memory_order_relaxed) | kSleepers;
+      // Either this process sees the new state below, or the notifier sees
+      // kSleepers and no spinner: pairs with FenceBeforeNotify.
+      std::atomic_thread_fence(std::memory_order_seq_cst);
+      if (ready()) return true;
+      if (watched != kNoToken && Platform::IsDead(watched)) return false;
+      if (Platform::Park(word_, ticket, watched, deadline, slices) ==
+          ParkResult::kTimedOut) {
+        return ready();
+      }
+      ForgetDeadSpinner();
+    }
+  }
+
+  // Wakes one sleeper, if there is any and nobody spins. FenceBeforeNotify()
+  // first.
+  void Notify() {
+    if (ABSL_PREDICT_TRUE(!MayHaveSleepers())) return;
+    if (spinner_.load(std::memory_order_relaxed) == kNoToken) Wake(1);
+  }
+
+  // Wakes all sleepers. FenceBeforeNotify() first.
+  void NotifyAll() {
+    if (MayHaveSleepers()) Wake(kWakeAll);
+  }
+
+ private:
+  // The word: bit 0 kSleepers; the rest counts wake-ups, so that a waiter that
+  // is between its last look and its sleep notices one.
+  static constexpr uint32_t kSleepers = 1;
+
+  bool MayHaveSleepers() const {
+    return (word_.load(std::memory_order_relaxed) & kSleepers) != 0;
+  }
+
+  void Wake(int count) {
+    uint32_t word = word_.load(std::memory_order_relaxed);
+    while ((word & kSleepers) != 0) {
+      // Adding the bit clears it and counts.
+      if (word_.compare_exchange_weak(word, word + kSleepers,
+                                      std::memory_order_relaxed)) {
+        Platform::Unpark(word_, count);
+        return;
+      }
+    }
+  }
+
+  template <class Ready>
+  bool Spin(AdaptiveSpin<Platform>& spin, Ready ready) {
+    // Only sleepers need to know of a spinner. Without any, the notifier's cache
+    // line is left alone.
+    Token nobody = kNoToken;
+    const bool announced =
+        MayHaveSleepers() &&
+        spinner_.compare_exchange_strong(nobody, Platform::Self(),
+                                         std::memory_order_relaxed);
+    const bool done = spin.Until(ready);
+    if (announced) {
+      spinner_.store(kNoToken, std::memory_order_relaxed);
+      // Either the notifier sees no spinner, or this process sees the notifier's
+      // new state when it looks next: pairs with FenceBeforeNotify.
+      std::atomic_thread_fence(std::memory_order_seq_cst);
+    }
+    return done;
+  }
+
+  void ForgetDeadSpinner() {
+    Token token = spinner_.load(std::memory_order_relaxed);
+    if (token != kNoToken && Platform::IsDead(token)) {
+      spinner_.compare_exchange_strong(token, kNoToken,
+                                       std::memory_order_relaxed);
+    }
+  }
+
+  typename Platform::template Atomic<uint32_t> word_{0};
+  typename Platform::template Atomic<Token> spinner_{kNoToken};
+};
+
+}  // namespace mp
+
+#endif  // MP_SHM_GATE_H_

@@ -1,0 +1,93 @@
+// The liveness table: who owns a shared object, and whether that process lives.
+//
+// A lock must say who holds it in the few bits that one atomic operation can
+// write, and others must be able to tell, for certain and without asking a
+// daemon, that the holder has died. Every process of a family (a program and
+// its forked children) therefore has a slot in one table in shared memory and
+// names itself by a Token: slot number and generation in 30 bits.
+//
+// In its slot a process holds, for as long as it lives, a robust mutex. When
+// the process ends in whatever way, exec included, the kernel itself marks the
+// mutex and wakes who sleeps on it: that word is the death certificate. (The
+// list of robust mutexes belongs to the C library; we only lock one.) Since the
+// kernel certifies threads, not processes, a marked word is confirmed with what
+// the kernel tells about the process before anybody acts on it. No heartbeats: a
+// stopped or slow process is alive. All processes of a family must be in one PID
+// namespace.
+//
+// A forked child takes a slot of its own before fork() returns in it. A child
+// made by a raw clone() or _Fork() does not, and must not use shared objects.
+
+#ifndef MP_SHM_LIVENESS_H_
+#define MP_SHM_LIVENESS_H_
+
+#include <sys/types.h>
+
+#include <atomic>
+#include <cstdint>
+
+#include "absl/base/optimization.h"
+#include "absl/status/status.h"
+#include "mp/base/futex.h"
+
+namespace mp {
+
+// Names a process in shared memory. Never 0; below kTokenLimit, so that the
+// bits above are free for the word it is stored in. A token is reused only after
+// its slot has passed on 2^18 times, which takes 2^30 process starts unless the
+// family keeps most slots occupied.
+using Token = uint32_t;
+inline constexpr Token kNoToken = 0;
+inline constexpr Token kTokenLimit = Token{1} << 30;
+inline constexpr Token kTokenMask = kTokenLimit - 1;
+// A token of nobody, dead from the start.
+inline constexpr Token kDeadToken = 1;
+
+// Live processes that one family can have.
+inline constexpr int kMaxLiveProcesses = 4095;
+
+class Liveness {
+ public:
+  // Makes sure that the table exists and this process is in it. Called when a
+  // shared object is created, so that later calls cannot fail. Errors: no
+  // memory or descriptor for the table, or kMaxLiveProcesses reached
+  // (ResourceExhausted).
+  static absl::Status Join();
+
+  // The token of the calling process: one load. Joins the table first if need
+  // be, and aborts if that fails.
+  static Token Self() {
+    const Token token = self_.load(std::memory_order_relaxed);
+    if (ABSL_PREDICT_TRUE(token != kNoToken)) return token;
+    return JoinOrDie();
+  }
+
+  // Whether the process named by `token` is proven dead. Cheap (two loads)
+  // while it lives; a few system calls to confirm a death. Everything that the
+  // dead process wrote before it stored its token anywhere is visible after.
+  static bool IsDead(Token token);
+
+  // The pid behind `token`, 0 if its slot has passed on to another process.
+  static pid_t Pid(Token token);
+
+  // For sleeping until a process dies. Returns the process's life word armed
+  // so that the kernel wakes sleepers when the process dies, and sets
+  // `expected` to what it holds until then. The kernel wakes one sleeper: who
+  // finds the word changed must wake the others. Null if the kernel has no
+  // certificate to give now: then only repeated IsDead() will tell.
+  static const FutexWord* Watch(Token token, uint32_t* expected);
+
+  // If the thread that held this process's certificate has ended, takes it over
+  // for the calling thread. Cheap otherwise. Called before sleeping.
+  static void Rehome();
+
+ private:
+  static Token JoinOrDie();
+
+  static inline std::atomic<Token> self_{kNoToken};
+  friend struct LivenessInternals;
+};
+
+}  // namespace mp
+
+#endif  // MP_SHM_LIVENESS_H_

@@ -1,0 +1,67 @@
+// Park: the one way to sleep on shared memory.
+//
+// Every primitive that has to wait ends up here. A plain futex wait strands its
+// caller in two cases, both caused by somebody else's death: the owner of what
+// is waited for dies without releasing it; or the only wake-up is given to
+// another sleeper that is killed before it acts on it. Park therefore
+//
+//   - ends when the owner dies: the kernel wakes it (mp/shm/liveness.h);
+//   - sleeps in slices that start at 10 ms and grow to 250 ms, after each of
+//     which the caller looks at the state again. A consumed wake-up costs that
+//     much time, and nothing else. An idle sleeper costs four wake-ups a second.
+//
+// The caller's loop:
+//
+//   ParkSlices slices;
+//   for (;;) {
+//     uint32_t seen = word.load(...);
+//     if (<can proceed>) ...
+//     <make wakers see that somebody sleeps, e.g. set a bit in the word>
+//     if (Park(word, seen, owner, deadline, slices) == ParkResult::kTimedOut)
+//       <look a last time, then give up>
+//   }
+
+#ifndef MP_SHM_PARK_H_
+#define MP_SHM_PARK_H_
+
+#include <cstdint>
+
+#include "mp/base/deadline.h"
+#include "mp/base/futex.h"
+#include "mp/shm/liveness.h"
+
+namespace mp {
+
+enum class ParkResult { kRetry, kTimedOut };
+
+// How long the next sleep may last.
+class ParkSlices {
+ public:
+  int64_t nanos() const { return nanos_; }
+  void Grow() { nanos_ = nanos_ * 2 < kLongest ? nanos_ * 2 : kLongest; }
+
+ private:
+  static constexpr int64_t kFirst = 10'000'000;
+  static constexpr int64_t kLongest = 250'000'000;
+
+  int64_t nanos_ = kFirst;
+};
+
+// Sleeps while `word` holds `expected` and the process named by `owner`
+// (kNoToken: nobody) lives, no longer than until `deadline`. kTimedOut only if
+// the deadline has passed; kRetry promises nothing: look again.
+//
+// Orders nothing by itself beyond the kernel's full barrier before it compares
+// the word; the caller's next load of the state must be an acquire.
+ParkResult Park(const FutexWord& word, uint32_t expected, Token owner,
+                Deadline deadline, ParkSlices& slices);
+
+// Wakes up to `count` sleepers of `word`; returns how many. The new state must
+// have been stored before.
+inline int Unpark(const FutexWord& word, int count) {
+  return FutexWake(word, count);
+}
+
+}  // namespace mp
+
+#endif  // MP_SHM_PARK_H_

@@ -1,0 +1,183 @@
+#include "mp/shm/segment.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/sysinfo.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <new>
+#include <string>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "mp/base/errno_status.h"
+
+namespace mp {
+namespace {
+
+constexpr uint64_t kMagic = 0x6d70'7368'6d65'6d21;  // "mpshmem!"
+constexpr uint32_t kVersion = 1;
+constexpr int kSeals = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL;
+// Far beyond any machine; keeps the arithmetic below from overflowing.
+constexpr size_t kMaxSize = size_t{1} << 46;
+
+size_t RoundUpToPages(size_t size) {
+  // Not kept in a static: a child forked while another thread initialises one
+  // waits for that thread for ever.
+  const auto page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
+  return (size + page - 1) / page * page;
+}
+
+// Gives the file all its pages now. Returns an errno value, 0 if it worked.
+int Reserve(int fd, size_t size) {
+  // The kernel would kill processes for memory before it reports that there is
+  // not so much in the machine.
+  struct sysinfo machine;
+  if (sysinfo(&machine) == 0 &&
+      size / machine.mem_unit > machine.totalram + machine.totalswap) {
+    return ENOMEM;
+  }
+  // A signal makes the kernel give up and free what the call has reserved. In
+  // pieces, a program with a busy timer gets there, too.
+  constexpr size_t kPiece = size_t{1} << 20;
+  for (size_t offset = 0; offset < size;) {
+    const size_t piece = std::min(kPiece, size - offset);
+    const int error = posix_fallocate(fd, static_cast<off_t>(offset),
+                                      static_cast<off_t>(piece));
+    if (error == EINTR) continue;
+    if (error != 0) return error;
+    offset += piece;
+  }
+  return 0;
+}
+
+}  // namespace
+
+struct Segment::Header {
+  uint64_t magic;
+  uint32_t version;
+  uint32_t reserved;
+  uint64_t layout;
+  uint64_t file_size;
+  uint64_t ring_size;
+};
+
+absl::StatusOr<std::shared_ptr<Segment>> Segment::Create(
+    const SegmentOptions& options) {
+  static_assert(sizeof(Header) <= kHeaderSize);
+  if (options.size == 0 || options.size > kMaxSize ||
+      options.ring_size > kMaxSize) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "segment of ", options.size, " bytes with a ring of ",
+        options.ring_size, " bytes: sizes must be from 1 to ", kMaxSize));
+  }
+  const size_t ring_size = RoundUpToPages(options.ring_size);
+  const size_t file_size =
+      RoundUpToPages(kHeaderSize + options.size) + ring_size;
+  const std::string name = absl::StrFormat("mp:%s", ToAbsl(options.name));
+  UniqueFd fd(memfd_create(name.c_str(), MFD_CLOEXEC | MFD_ALLOW_SEALING));
+  if (!fd) return ErrnoStatus(errno, absl::StrCat("memfd_create(", name, ")"));
+  if (const int error = Reserve(fd.get(), file_size); error != 0) {
+    return ErrnoStatus(error, absl::StrFormat("posix_fallocate(%s, %d bytes)",
+                                              name, file_size));
+  }
+  if (fcntl(fd.get(), F_ADD_SEALS, kSeals) != 0) {
+    return ErrnoStatus(errno, absl::StrCat("fcntl(F_ADD_SEALS, ", name, ")"));
+  }
+  absl::StatusOr<std::shared_ptr<Segment>> segment =
+      Map(std::move(fd), file_size, ring_size);
+  if (segment.ok()) {
+    new ((*segment)->base_) Header{.magic = kMagic,
+                                   .version = kVersion,
+                                   .reserved = 0,
+                                   .layout = options.layout,
+                                   .file_size = file_size,
+                                   .ring_size = ring_size};
+  }
+  return segment;
+}
+
+absl::StatusOr<std::shared_ptr<Segment>> Segment::Attach(UniqueFd fd,
+                                                         uint64_t layout) {
+  // The header is read through the descriptor first: memory that is not a
+  // sealed segment could shrink under a mapping and raise SIGBUS.
+  const int seals = fcntl(fd.get(), F_GET_SEALS);
+  if (seals < 0) return ErrnoStatus(errno, "fcntl(F_GET_SEALS)");
+  Header header;
+  const ssize_t got = pread(fd.get(), &header, sizeof(header), 0);
+  if (got < 0) return ErrnoStatus(errno, "pread(segment header)");
+  struct stat info;
+  if (fstat(fd.get(), &info) != 0) return ErrnoStatus(errno, "fstat(segment)");
+  if ((seals & kSeals) != kSeals || got != sizeof(header) ||
+      header.magic != kMagic || header.version != kVersion) {
+    return absl::InvalidArgumentError(
+        "the descriptor is not a shared-memory segment of this version of mp");
+  }
+  if (header.layout != layout) {
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "the segment has layout %016x where %016x is expected: it holds "
+        "another kind of object, or comes from another build",
+        header.layout, layout));
+  }
+  const auto file_size = static_cast<uint64_t>(info.st_size);
+  if (header.file_size != file_size || header.ring_size >= file_size ||
+      header.ring_size != RoundUpToPages(header.ring_size) ||
+      file_size - header.ring_size <= kHeaderSize) {
+    return absl::DataLossError("the segment's header contradicts its size");
+  }
+  return Map(std::move(fd), header.file_size, header.ring_size);
+}
+
+absl::StatusOr<std::shared_ptr<Segment>> Segment::Map(UniqueFd fd,
+                                                      size_t file_size,
+                                                      size_t ring_size) {
+  // Takes one range of addresses for everything, then puts the file into it:
+  // once as a whole, and the ring a second time behind itself.
+  const size_t span = file_size + ring_size;
+  void* const range =
+      mmap(nullptr, span, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (range == MAP_FAILED) {
+    return ErrnoStatus(errno, absl::StrCat("mmap(", span, " bytes)"));
+  }
+  auto* const base = static_cast<std::byte*>(range);
+  const auto map = [&](std::byte* at, size_t size, size_t offset) {
+    return mmap(at, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED,
+                fd.get(), static_cast<off_t>(offset)) != MAP_FAILED;
+  };
+  if (!map(base, file_size, 0) ||
+      (ring_size > 0 &&
+       !map(base + file_size, ring_size, file_size - ring_size))) {
+    const int error = errno;
+    munmap(range, span);
+    return ErrnoStatus(error, absl::StrCat("mmap(segment, ", span, " bytes)"));
+  }
+  // Not make_shared: the constructor is private.
+  return std::shared_ptr<Segment>(
+      new Segment(std::move(fd), base, file_size, ring_size));
+}
+
+Segment::Segment(UniqueFd fd, std::byte* base, size_t file_size,
+                 size_t ring_size)
+    : fd_(std::move(fd)),
+      base_(base),
+      file_size_(file_size),
+      ring_size_(ring_size) {}
+
+Segment::~Segment() { munmap(base_, file_size_ + ring_size_); }
+
+std::byte* Segment::data() const { return base_ + kHeaderSize; }
+
+size_t Segment::size() const { return file_size_ - ring_size_ - kHeaderSize; }
+
+std::byte* Segment::ring() const {
+  return ring_size_ == 0 ? nullptr : base_ + file_size_ - ring_size_;
+}
+
+size_t Segment::ring_size() const { return ring_size_; }
+
+}  // namespace mp

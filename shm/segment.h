@@ -1,0 +1,104 @@
+// A segment: anonymous shared memory, the ground every shared object stands on.
+//
+// A segment is a memfd that is reserved when it is created, so a full machine
+// gives an error here and never SIGBUS later; sealed, so nobody can shrink or
+// grow it under a mapping; and mapped by every process that uses it. It has no
+// name in any file system: the kernel frees it when the last descriptor and
+// mapping are gone, however their processes ended.
+//
+// It begins with a header (magic, version, layout fingerprint, size). Attaching
+// to memory that does not carry the expected header is an error.
+//
+// A segment is held by std::shared_ptr; objects inside it are handed out as
+// aliasing shared_ptrs, so a process unmaps it when it drops its last object. A
+// forked child inherits mapping and descriptor.
+
+#ifndef MP_SHM_SEGMENT_H_
+#define MP_SHM_SEGMENT_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string_view>
+
+#include "absl/status/statusor.h"
+#include "mp/base/unique_fd.h"
+
+namespace mp {
+
+struct SegmentOptions {
+  // For people: shown in /proc/PID/maps as "memfd:mp:<name>".
+  std::string_view name;
+  // Names the layout of the contents. Change it when the layout changes; see
+  // LayoutFingerprint().
+  uint64_t layout = 0;
+  // Bytes wanted after the header, more than zero. Rounded up to whole pages.
+  size_t size = 0;
+  // If not zero, that many bytes follow, rounded up to whole pages, and are
+  // mapped twice in a row: what runs over the end of the ring shows up at its
+  // beginning. A ring buffer in it needs no case for records that wrap.
+  size_t ring_size = 0;
+};
+
+class Segment {
+ public:
+  // Room the header takes at the start of the memory. Contents begin here, so
+  // they are aligned to it.
+  static constexpr size_t kHeaderSize = 64;
+
+  // A zero-filled segment. Errors name the system call: no descriptor left
+  // (ResourceExhausted), no memory (ResourceExhausted).
+  static absl::StatusOr<std::shared_ptr<Segment>> Create(
+      const SegmentOptions& options);
+
+  // Maps the segment behind `fd` if its header has this `layout`.
+  // InvalidArgument if it is no segment, is not sealed, or has another layout.
+  static absl::StatusOr<std::shared_ptr<Segment>> Attach(UniqueFd fd,
+                                                         uint64_t layout);
+
+  Segment(const Segment&) = delete;
+  Segment& operator=(const Segment&) = delete;
+  ~Segment();
+
+  // The contents behind the header, aligned to kHeaderSize.
+  std::byte* data() const;
+  size_t size() const;
+
+  // The ring, page-aligned; ring()[i] and ring()[i + ring_size()] are the same
+  // byte. Null and zero if there is none.
+  std::byte* ring() const;
+  size_t ring_size() const;
+
+  int fd() const { return fd_.get(); }
+
+ private:
+  struct Header;
+
+  Segment(UniqueFd fd, std::byte* base, size_t file_size, size_t ring_size);
+  static absl::StatusOr<std::shared_ptr<Segment>> Map(UniqueFd fd,
+                                                      size_t file_size,
+                                                      size_t ring_size);
+
+  const UniqueFd fd_;
+  std::byte* const base_;
+  const size_t file_size_;  // header, contents and ring
+  const size_t ring_size_;
+};
+
+// A fingerprint of a layout for SegmentOptions: from its name, its version and
+// the sizes that matter (FNV-1a).
+constexpr uint64_t LayoutFingerprint(std::string_view name, uint64_t version,
+                                     uint64_t size) {
+  uint64_t hash = 0xcbf29ce484222325;
+  const auto mix = [&hash](uint8_t byte) {
+    hash = (hash ^ byte) * 0x100000001b3;
+  };
+  for (const char c : name) mix(static_cast<uint8_t>(c));
+  for (int i = 0; i < 8; ++i) mix(static_cast<uint8_t>(version >> (8 * i)));
+  for (int i = 0; i < 8; ++i) mix(static_cast<uint8_t>(size >> (8 * i)));
+  return hash;
+}
+
+}  // namespace mp
+
+#endif  // MP_SHM_SEGMENT_H_

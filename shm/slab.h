@@ -1,0 +1,63 @@
+// Small objects in shared memory.
+//
+//   absl::StatusOr<std::shared_ptr<State>> state = MakeShared<State>(args...);
+//
+// An object is carved from a slab, a segment that many objects share, so a
+// million of them need hundreds of descriptors and mappings, not a million. A
+// slab's memory is not reused piecewise: the slab is unmapped when the process
+// has dropped its last object in it, and freed when every process has. The
+// objects' destructors never run, which the type must allow.
+//
+// A forked child keeps the objects it inherited and carves its own from slabs
+// of its own. Safe to call from several threads.
+
+#ifndef MP_SHM_SLAB_H_
+#define MP_SHM_SLAB_H_
+
+#include <cstddef>
+#include <memory>
+#include <new>
+#include <type_traits>
+#include <utility>
+
+#include "absl/status/statusor.h"
+
+namespace mp {
+
+// Types that may live in shared memory. Another process maps them at another
+// address and may die holding them, so: no virtual functions, no destructor
+// that matters, a layout that both compilers agree on. A pointer inside cannot
+// be detected; do not put one there.
+template <class T>
+concept SafeInSharedMemory =
+    std::is_standard_layout_v<T> && std::is_trivially_destructible_v<T> &&
+    !std::is_pointer_v<T> && !std::is_reference_v<T>;
+
+namespace shm_internal {
+
+// Zero-filled memory, aligned to a cache line so that objects do not share one.
+absl::StatusOr<std::shared_ptr<std::byte>> AllocateShared(size_t size);
+
+inline constexpr size_t kSlabAlignment = 64;
+
+}  // namespace shm_internal
+
+// A T in shared memory, visible to this process and the children it forks.
+// Errors name the system call: no memory or descriptor for a new slab.
+template <class T, class... Args>
+absl::StatusOr<std::shared_ptr<T>> MakeShared(Args&&... args) {
+  static_assert(SafeInSharedMemory<T>,
+                "mp: this type cannot live in shared memory: it needs a "
+                "standard layout and a trivial destructor");
+  static_assert(alignof(T) <= shm_internal::kSlabAlignment,
+                "mp: shared objects are aligned to 64 bytes at most");
+  absl::StatusOr<std::shared_ptr<std::byte>> memory =
+      shm_internal::AllocateShared(sizeof(T));
+  if (!memory.ok()) return memory.status();
+  T* const object = new (memory->get()) T(std::forward<Args>(args)...);
+  return std::shared_ptr<T>(*std::move(memory), object);
+}
+
+}  // namespace mp
+
+#endif  // MP_SHM_SLAB_H_

@@ -1,0 +1,52 @@
+#include "mp/sync/lock.h"
+
+#include "absl/cleanup/cleanup.h"
+#include "absl/strings/str_cat.h"
+#include "mp/base/check.h"
+#include "mp/shm/liveness.h"
+#include "mp/shm/slab.h"
+
+namespace mp {
+
+Lock::Lock(std::shared_ptr<InPlaceLock> state) : state_(std::move(state)) {}
+
+absl::StatusOr<Lock> Lock::Create() {
+  absl::StatusOr<std::shared_ptr<InPlaceLock>> state =
+      MakeShared<InPlaceLock>();
+  if (!state.ok()) return state.status();
+  return Lock(*std::move(state));
+}
+
+Lock::Lock() {
+  absl::StatusOr<std::shared_ptr<InPlaceLock>> state =
+      MakeShared<InPlaceLock>();
+  MP_CHECK_OK(state.status());
+  state_ = *std::move(state);
+}
+
+absl::Status Lock::Release() {
+  if (state_->Release()) return absl::OkStatus();
+  return absl::FailedPreconditionError(
+      "Release() of a lock that nobody holds");
+}
+
+std::string Lock::ToString() const {
+  const Token owner = state_->owner();
+  if (owner == kNoToken) return "Lock(owner=None)";
+  const pid_t pid = Liveness::Pid(owner);
+  if (pid == 0) return "Lock(owner=died)";
+  return absl::StrCat("Lock(owner=pid ", pid, ")");
+}
+
+void Lock::set_repair(std::function<void()> repair) {
+  repair_ = std::make_shared<const std::function<void()>>(std::move(repair));
+}
+
+void Lock::Repair() {
+  if (repair_ == nullptr) return;
+  absl::Cleanup unrepaired = [this] { state_->ReleaseUnrepaired(); };
+  (*repair_)();
+  std::move(unrepaired).Cancel();
+}
+
+}  // namespace mp

@@ -1,0 +1,192 @@
+// lock_pair/*: one acquire and release of a free lock.
+// lock_contended/*/procs:N: N processes at once, each acquiring, touching one
+// shared cache line and releasing; time of one acquire and release of the whole
+// gang. The counter min_share is the smallest share of the locking that a
+// process got while all were at it, times N: 1 is perfectly fair.
+
+#include <pthread.h>
+#include <semaphore.h>
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <new>
+#include <string>
+#include <type_traits>
+
+#include "benchmark/benchmark.h"
+#include "mp/base/check.h"
+#include "mp/base/deadline.h"
+#include "mp/sync/lock.h"
+#include "mp/testing/gang.h"
+
+// A peer only where it is installed.
+#if __has_include(<boost/interprocess/sync/interprocess_mutex.hpp>)
+#include <boost/interprocess/sync/interprocess_mutex.hpp>
+#define MP_HAVE_BOOST 1
+#endif
+
+namespace {
+
+// The least a lock can be: one compare-and-swap, one exchange. Under contention
+// it spins, so it is a floor only for the free lock.
+class Floor {
+ public:
+  void lock() {
+    uint32_t free = 0;
+    while (!word_.compare_exchange_weak(free, 1, std::memory_order_acquire,
+                                        std::memory_order_relaxed)) {
+      free = 0;
+    }
+  }
+  void unlock() { word_.exchange(0, std::memory_order_release); }
+
+ private:
+  std::atomic<uint32_t> word_{0};
+};
+
+class Pthread {
+ public:
+  explicit Pthread(int robust = PTHREAD_MUTEX_STALLED) {
+    pthread_mutexattr_t attributes;
+    pthread_mutexattr_init(&attributes);
+    pthread_mutexattr_setpshared(&attributes, PTHREAD_PROCESS_SHARED);
+    pthread_mutexattr_setrobust(&attributes, robust);
+    pthread_mutex_init(&mutex_, &attributes);
+    pthread_mutexattr_destroy(&attributes);
+  }
+  void lock() { pthread_mutex_lock(&mutex_); }
+  void unlock() { pthread_mutex_unlock(&mutex_); }
+
+ private:
+  pthread_mutex_t mutex_;
+};
+
+class PthreadRobust : public Pthread {
+ public:
+  PthreadRobust() : Pthread(PTHREAD_MUTEX_ROBUST) {}
+};
+
+class SemT {
+ public:
+  SemT() { sem_init(&semaphore_, /*pshared=*/1, 1); }
+  void lock() { sem_wait(&semaphore_); }
+  void unlock() { sem_post(&semaphore_); }
+
+ private:
+  sem_t semaphore_;
+};
+
+// Peers live on a shared page of their own; an mp::Lock is shared by itself.
+template <class T>
+T* InSharedMemory() {
+  void* const memory = mmap(nullptr, sizeof(T), PROT_READ | PROT_WRITE,
+                            MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  MP_PCHECK(memory != MAP_FAILED) << "mmap";
+  return new (memory) T;
+}
+
+template <class T>
+struct Shared {
+  T& lock = *InSharedMemory<T>();
+  ~Shared() { munmap(&lock, sizeof(T)); }
+};
+template <>
+struct Shared<mp::Lock> {
+  mp::Lock lock;
+};
+
+template <class T>
+void LockPair(benchmark::State& state) {
+  Shared<T> shared;
+  for (auto _ : state) {
+    shared.lock.lock();
+    benchmark::ClobberMemory();
+    shared.lock.unlock();
+  }
+}
+
+struct alignas(64) Protected {
+  int64_t value = 0;
+};
+
+template <class T>
+void LockContended(benchmark::State& state) {
+  const auto processes = static_cast<int>(state.range(0));
+  // Long enough for every process to be scheduled several times.
+  constexpr int64_t kNanos = 200'000'000;
+  Shared<T> shared;
+  auto* const data = InSharedMemory<Protected>();
+  auto* const counts = InSharedMemory<std::array<int64_t, 64>>();
+  mp::testing::Gang gang(processes, [&](int member, int64_t) {
+    const int64_t end = mp::MonotonicNanos() + kNanos;
+    int64_t count = 0;
+    do {
+      for (int i = 0; i < 100; ++i) {
+        shared.lock.lock();
+        data->value = data->value + 1;
+        shared.lock.unlock();
+      }
+      count += 100;
+    } while (mp::MonotonicNanos() < end);
+    (*counts)[static_cast<size_t>(member)] = count;
+  });
+  double min_share = 1;
+  int64_t total = 0;
+  double seconds = 0;
+  for (auto _ : state) {
+    seconds += gang.Run(0);
+    int64_t sum = 0;
+    int64_t least = INT64_MAX;
+    for (int member = 0; member < processes; ++member) {
+      sum += (*counts)[static_cast<size_t>(member)];
+      least = std::min(least, (*counts)[static_cast<size_t>(member)]);
+    }
+    total += sum;
+    min_share = std::min(min_share, static_cast<double>(least * processes) /
+                                        static_cast<double>(sum));
+    state.SetIterationTime(static_cast<double>(kNanos) * 1e-9 /
+                           static_cast<double>(sum));
+  }
+  MP_CHECK(data->value == total) << "lost updates";
+  state.counters["min_share"] = min_share;
+  munmap(data, sizeof(*data));
+  munmap(counts, sizeof(*counts));
+}
+
+template <class T>
+void Register(const std::string& implementation) {
+  benchmark::RegisterBenchmark(("lock_pair/" + implementation).c_str(),
+                               LockPair<T>);
+  if constexpr (!std::is_same_v<T, Floor>) {
+    benchmark::RegisterBenchmark(("lock_contended/" + implementation).c_str(),
+                                 LockContended<T>)
+        ->ArgName("procs")
+        ->Arg(2)
+        ->Arg(4)
+        ->Arg(8)
+        ->UseManualTime()
+        ->Iterations(1);
+  }
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  Register<mp::Lock>("mp");
+  Register<Floor>("floor");
+  Register<Pthread>("pthread");
+  Register<PthreadRobust>("pthread_robust");
+  Register<SemT>("sem_t");
+#ifdef MP_HAVE_BOOST
+  Register<boost::interprocess::interprocess_mutex>("boost");
+#endif
+  benchmark::Initialize(&argc, argv);
+  if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 1;
+  benchmark::RunSpecifiedBenchmarks();
+  benchmark::Shutdown();
+  return 0;
+}

@@ -1,0 +1,131 @@
+#include "mp/ipc/codec.h"
+
+#include <cstdint>
+#include <limits>
+#include <string>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/strings/cord.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/string_view.h"
+#include "absl/time/time.h"
+#include "mp/base/errno_status.h"
+
+namespace mp {
+namespace codec_internal {
+
+absl::Status WrongSizeForEncode() {
+  return absl::InternalError(
+      "mp: the value does not fit the size it was encoded for: it was changed "
+      "meanwhile, or Size() and Write() of its mp::Codec disagree");
+}
+
+absl::Status WrongSizeForDecode(size_t size, size_t expected) {
+  return absl::DataLossError(absl::StrFormat(
+      "mp: a message of %d bytes cannot be decoded: it should have %d", size,
+      expected));
+}
+
+namespace {
+
+// Everything in a Status, as something that has a codec.
+using StatusParts =
+    std::tuple<int, std::string,
+               std::vector<std::pair<std::string, std::string>>>;
+
+StatusParts PartsOf(const absl::Status& status) {
+  std::vector<std::pair<std::string, std::string>> payloads;
+  status.ForEachPayload(
+      [&payloads](absl::string_view url, const absl::Cord& payload) {
+        payloads.emplace_back(std::string(url), std::string(payload));
+      });
+  return {status.raw_code(), std::string(status.message()),
+          std::move(payloads)};
+}
+
+// A Duration is whole seconds and quarters of a nanosecond, with one sign.
+using DurationParts = std::pair<int64_t, int64_t>;
+
+constexpr int64_t kTicksPerNanosecond = 4;
+constexpr int64_t kTicksPerSecond = 1'000'000'000 * kTicksPerNanosecond;
+constexpr int64_t kInfiniteTicks = std::numeric_limits<int64_t>::max();
+
+DurationParts PartsOf(absl::Duration value) {
+  if (value == absl::InfiniteDuration()) return {1, kInfiniteTicks};
+  if (value == -absl::InfiniteDuration()) return {-1, kInfiniteTicks};
+  absl::Duration rest;
+  const int64_t seconds = absl::IDivDuration(value, absl::Seconds(1), &rest);
+  const int64_t ticks = absl::IDivDuration(
+      rest, absl::Nanoseconds(1) / kTicksPerNanosecond, &rest);
+  return {seconds, ticks};
+}
+
+}  // namespace
+}  // namespace codec_internal
+
+void Writer::Fail(absl::Status why) {
+  if (status_.ok()) status_ = std::move(why);
+  next_ = end_;
+}
+
+absl::Status Writer::Finish() {
+  if (next_ != end_) Fail(codec_internal::WrongSizeForEncode());
+  return std::move(status_);
+}
+
+void Reader::Fail(std::string_view what) {
+  if (status_.ok()) {
+    status_ = absl::DataLossError(absl::StrFormat(
+        "mp: a message of %d bytes cannot be decoded: %s (at byte %d)",
+        end_ - begin_, ToAbsl(what), next_ - begin_));
+  }
+  next_ = end_;
+}
+
+absl::Status Reader::Finish() {
+  if (next_ != end_) Fail("it goes on after its end");
+  return std::move(status_);
+}
+
+size_t Codec<absl::Status>::Size(const absl::Status& value) {
+  return EncodedSize(codec_internal::PartsOf(value));
+}
+
+void Codec<absl::Status>::Write(const absl::Status& value, Writer& writer) {
+  writer.Write(codec_internal::PartsOf(value));
+}
+
+absl::Status Codec<absl::Status>::Read(Reader& reader) {
+  const auto [code, message, payloads] =
+      reader.Read<codec_internal::StatusParts>();
+  absl::Status status(static_cast<absl::StatusCode>(code), message);
+  for (const auto& [url, payload] : payloads) {
+    status.SetPayload(url, absl::Cord(payload));
+  }
+  return status;
+}
+
+void Codec<absl::Duration>::Write(absl::Duration value, Writer& writer) {
+  writer.Write(codec_internal::PartsOf(value));
+}
+
+absl::Duration Codec<absl::Duration>::Read(Reader& reader) {
+  using codec_internal::kInfiniteTicks;
+  using codec_internal::kTicksPerNanosecond;
+  using codec_internal::kTicksPerSecond;
+  const auto [seconds, ticks] = reader.Read<codec_internal::DurationParts>();
+  if (ticks == kInfiniteTicks && (seconds == 1 || seconds == -1)) {
+    return absl::InfiniteDuration() * seconds;
+  }
+  if (ticks <= -kTicksPerSecond || ticks >= kTicksPerSecond) {
+    reader.Fail("a duration has a fraction of more than a second");
+    return absl::ZeroDuration();
+  }
+  return absl::Seconds(seconds) +
+         absl::Nanoseconds(1) / kTicksPerNanosecond * ticks;
+}
+
+}  // namespace mp

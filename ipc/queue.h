@@ -1,0 +1,197 @@
+// Queue: first in, first out, between any number of processes.
+//
+//   mp::Queue<std::string> queue;          // before the fork
+//   mp::Process worker([queue]() mutable { queue.Put("hello").IgnoreError(); });
+//   worker.Start();
+//   absl::StatusOr<std::string> item = queue.Get();
+//
+// A Queue is a handle: cheap to copy, every copy means the same queue, in this
+// process and in the children that inherit it. The items live in anonymous
+// shared memory that is reserved when the queue is made and goes when the last
+// process drops its last handle. T is anything the codec takes (mp/ipc/codec.h).
+//
+// Order: items come out in the order in which their puts were done; the items of
+// one producer in its order. Each item is gotten once.
+//
+// Blocking: Put waits while the queue is full, Get while it is empty; each takes
+// a timeout. Waiters spin for a few microseconds while that helps, then sleep.
+//
+// If a process dies, at whatever instruction: a Put or Get it was in has
+// happened as a whole or not at all, all other items are intact, and nobody
+// waits for it. An item that it had gotten is gone with it.
+//
+// Memory ordering: what process X did before it put an item is visible to
+// process Y after Y got that item.
+//
+// Errors, by code:
+//   DeadlineExceeded     the timeout passed
+//   ResourceExhausted    PutNowait: full
+//   Unavailable          GetNowait: empty
+//   FailedPrecondition   Put: the queue is closed
+//   OutOfRange           Get: the queue is closed and no item is left
+//   InvalidArgument      Put: the item cannot be encoded, or is larger than the
+//                        queue's memory; the message says what to raise
+//   DataLoss             Get: the bytes are no T. Somebody wrote into the queue's
+//                        memory.
+//
+// Threads: all calls are safe from any thread. Fork: a child uses what it
+// inherits. Not for signal handlers.
+//
+// Differs from Python's: when Put returns, the item is in shared memory, so there
+// is no feeder thread to join, and joining a child before draining its queue
+// cannot hang; an item that cannot be encoded is the putter's error; sizes are
+// exact; Close() closes the queue for all processes and wakes who waits.
+
+#ifndef MP_IPC_QUEUE_H_
+#define MP_IPC_QUEUE_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "mp/base/check.h"
+#include "mp/base/deadline.h"
+#include "mp/ipc/codec.h"
+#include "mp/ipc/ring.h"
+
+namespace mp {
+
+struct QueueOptions {
+  // Most items in the queue at a time; 0 for as many as the memory holds.
+  size_t maxsize = 0;
+  // Memory for items in bytes, reserved at once. An item takes its encoded size
+  // plus 8, rounded up to a multiple of 8. 0 for enough for `maxsize` items if
+  // T is sent as plain bytes, or else one mebibyte.
+  size_t capacity_bytes = 0;
+};
+
+namespace ipc_internal {
+
+// The part of Queue that does not depend on T: limits and errors.
+absl::StatusOr<Ring> CreateQueueRing(QueueOptions options,
+                                     std::optional<size_t> item_size);
+absl::Status PutError(RingResult result, size_t size, const Ring& ring,
+                      bool nowait);
+absl::Status GetError(RingResult result, bool nowait);
+
+}  // namespace ipc_internal
+
+template <class T>
+class Queue {
+  static_assert(Encodable<T>,
+                "mp: this type cannot be sent to another process; "
+                "mp/ipc/codec.h says what can and how to add a type");
+
+ public:
+  // As Create(), but aborts with the message if there is no memory for it.
+  explicit Queue(size_t maxsize = 0) : Queue(QueueOptions{maxsize, 0}) {}
+  explicit Queue(const QueueOptions& options)
+      : Queue(OrDie(Create(options))) {}
+
+  // Errors: InvalidArgument for absurd options; what the system said if there
+  // is no memory or descriptor.
+  static absl::StatusOr<Queue> Create(const QueueOptions& options = {}) {
+    absl::StatusOr<ipc_internal::Ring> ring =
+        ipc_internal::CreateQueueRing(options, FixedSize());
+    if (!ring.ok()) return ring.status();
+    return Queue(*std::move(ring));
+  }
+
+  // Appends `item`. Zero or less tries once without waiting, with the error
+  // DeadlineExceeded.
+  absl::Status Put(const T& item,
+                   absl::Duration timeout = absl::InfiniteDuration()) {
+    return PutUntil(item, Deadline::After(timeout), /*nowait=*/false);
+  }
+  absl::Status PutNowait(const T& item) {
+    return PutUntil(item, Deadline::Now(), /*nowait=*/true);
+  }
+
+  // Removes and returns the oldest item.
+  absl::StatusOr<T> Get(absl::Duration timeout = absl::InfiniteDuration()) {
+    return GetUntil(Deadline::After(timeout), /*nowait=*/false);
+  }
+  absl::StatusOr<T> GetNowait() {
+    return GetUntil(Deadline::Now(), /*nowait=*/true);
+  }
+
+  // Items in the queue at some moment during the call.
+  size_t qsize() const { return ring_.size(); }
+  bool Empty() const { return ring_.size() == 0; }
+  // Whether `maxsize` items are in the queue, at some moment during the call. A
+  // queue that is limited by its memory alone is never Full(), though the next
+  // item may not fit.
+  bool Full() const {
+    return ring_.max_records() != 0 && ring_.size() >= ring_.max_records();
+  }
+
+  // No more puts, by any process: they fail, also those that wait. Gets go on
+  // until the queue is empty, then fail. Closing twice is fine.
+  void Close() { ring_.Close(); }
+  bool closed() const { return ring_.closed(); }
+
+  // Python programs call these to wait, or not to wait, until a thread has
+  // written what was put. There is no such thread here: they do nothing.
+  void JoinThread() {}
+  void CancelJoinThread() {}
+
+  // Whether both are handles of the same queue.
+  friend bool operator==(const Queue&, const Queue&) = default;
+
+ private:
+  explicit Queue(ipc_internal::Ring ring) : ring_(std::move(ring)) {}
+
+  static Queue OrDie(absl::StatusOr<Queue> queue) {
+    MP_CHECK_OK(queue.status());
+    return *std::move(queue);
+  }
+
+  static constexpr std::optional<size_t> FixedSize() {
+    if constexpr (PlainBytes<T>) {
+      return sizeof(T);
+    } else {
+      return std::nullopt;
+    }
+  }
+
+  absl::Status PutUntil(const T& item, Deadline deadline, bool nowait) {
+    const size_t size = EncodedSize(item);
+    absl::Status encoded;
+    const ipc_internal::RingResult result = ring_.Put(
+        size,
+        [&](std::byte* to, uint32_t) {
+          encoded = Encode(item, std::span(to, size));
+          return encoded.ok();
+        },
+        deadline);
+    if (ABSL_PREDICT_TRUE(result == ipc_internal::RingResult::kDone)) {
+      return absl::OkStatus();
+    }
+    if (!encoded.ok()) return encoded;
+    return ipc_internal::PutError(result, size, ring_, nowait);
+  }
+
+  absl::StatusOr<T> GetUntil(Deadline deadline, bool nowait) {
+    absl::StatusOr<T> item;
+    const ipc_internal::RingResult result = ring_.Get(
+        [&item](std::span<const std::byte> record, uint32_t) {
+          item = Decode<T>(record);
+        },
+        deadline);
+    if (ABSL_PREDICT_FALSE(result != ipc_internal::RingResult::kDone)) {
+      return ipc_internal::GetError(result, nowait);
+    }
+    return item;
+  }
+
+  ipc_internal::Ring ring_;
+};
+
+}  // namespace mp
+
+#endif  // MP_IPC_QUEUE_H_

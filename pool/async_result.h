@@ -1,0 +1,169 @@
+// AsyncResult: what a task of a pool came to, or will come to.
+
+#ifndef MP_POOL_ASYNC_RESULT_H_
+#define MP_POOL_ASYNC_RESULT_H_
+
+#include <atomic>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <span>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "mp/base/check.h"
+#include "mp/base/deadline.h"
+#include "mp/ipc/codec.h"
+#include "mp/pool/completion.h"
+#include "mp/pool/executor.h"
+#include "mp/pool/task.h"
+
+namespace mp {
+
+class Pool;
+
+namespace pool_internal {
+
+template <class T>
+class ResultState final : public TaskSink,
+                          public std::enable_shared_from_this<ResultState<T>> {
+ public:
+  using Outcome = std::conditional_t<std::is_void_v<T>, absl::Status,
+                                     absl::StatusOr<T>>;
+  using Callback = std::function<void(const Outcome&)>;
+
+  explicit ResultState(std::shared_ptr<Executor> executor)
+      : executor_(std::move(executor)) {}
+
+  bool ready() const { return ready_.load(std::memory_order_acquire); }
+  // REQUIRES: ready().
+  Outcome& outcome() { return *outcome_; }
+
+  bool Wait(Deadline deadline) {
+    return completion_.Wait(*executor_, [this] { return ready(); }, deadline);
+  }
+
+  void OnDone(Callback callback) {
+    {
+      const std::lock_guard lock(mutex_);
+      if (!ready()) {
+        callbacks_.push_back(std::move(callback));
+        return;
+      }
+    }
+    Post(std::move(callback));
+  }
+
+  // A result of one call is never sent in parts.
+  void Part(std::span<const std::byte>) override {}
+
+  void Finish(std::span<const std::byte> bytes) override {
+    if constexpr (std::is_void_v<T>) {
+      End(absl::OkStatus());
+    } else {
+      End(Decode<T>(bytes));
+    }
+  }
+
+  void Fail(absl::Status error) override { End(std::move(error)); }
+
+ private:
+  void End(Outcome outcome) {
+    std::vector<Callback> callbacks;
+    {
+      const std::lock_guard lock(mutex_);
+      outcome_.emplace(std::move(outcome));
+      callbacks.swap(callbacks_);
+      // Release: who sees ready_ sees the outcome.
+      ready_.store(true, std::memory_order_release);
+    }
+    completion_.Notify();
+    for (Callback& callback : callbacks) Post(std::move(callback));
+  }
+
+  void Post(Callback callback) {
+    executor_->Post([self = this->shared_from_this(),
+                     callback = std::move(callback)] {
+      callback(self->outcome());
+    });
+  }
+
+  const std::shared_ptr<Executor> executor_;
+  Completion completion_;
+  std::atomic<bool> ready_{false};
+  std::mutex mutex_;
+  std::optional<Outcome> outcome_;  // set once, before ready_
+  std::vector<Callback> callbacks_;
+};
+
+}  // namespace pool_internal
+
+// A handle; copies mean the same result. May outlive the pool: a task that had
+// not ended then has the error Cancelled. Use it in the process of the pool
+// only. All calls are safe from any thread.
+//
+// T is void for functions that return void or absl::Status.
+template <class T>
+class AsyncResult {
+ public:
+  // absl::StatusOr<T>, or absl::Status if T is void.
+  using Outcome = typename pool_internal::ResultState<T>::Outcome;
+
+  // Waits for the result and returns it, any number of times. Errors:
+  //   DeadlineExceeded  not ready after `timeout`; call again later
+  //   Aborted           the worker died, see IsWorkerDied()
+  //   Cancelled         the pool was terminated
+  //   Unknown           the function threw; the message has type and what()
+  //   ResourceExhausted the result is larger than the pool's memory for results
+  //   and whatever status the function itself returned
+  Outcome Get(absl::Duration timeout = absl::InfiniteDuration()) const& {
+    if (!Wait(timeout)) return NotReady();
+    return state_->outcome();
+  }
+  // The same for a result that is not needed again, without a copy.
+  Outcome Get(absl::Duration timeout = absl::InfiniteDuration()) && {
+    if (!Wait(timeout)) return NotReady();
+    return std::move(state_->outcome());
+  }
+
+  // Waits until the result is there. False if it is not after `timeout`.
+  bool Wait(absl::Duration timeout = absl::InfiniteDuration()) const {
+    return state_->ready() || state_->Wait(Deadline::After(timeout));
+  }
+
+  bool Ready() const { return state_->ready(); }
+
+  // Whether the task has ended without an error. Aborts if it has not ended.
+  bool Successful() const {
+    MP_CHECK(Ready()) << "Successful() of a result that is not ready";
+    return state_->outcome().ok();
+  }
+
+  // Has `callback` called with the outcome, on the pool's own thread, one
+  // callback at a time. It must not wait for the pool. (Python's `callback` and
+  // `error_callback` in one.)
+  void OnDone(std::function<void(const Outcome&)> callback) const {
+    state_->OnDone(std::move(callback));
+  }
+
+ private:
+  friend class Pool;
+
+  explicit AsyncResult(std::shared_ptr<pool_internal::ResultState<T>> state)
+      : state_(std::move(state)) {}
+
+  static absl::Status NotReady() {
+    return absl::DeadlineExceededError("the result is not ready");
+  }
+
+  std::shared_ptr<pool_internal::ResultState<T>> state_;
+};
+
+}  // namespace mp
+
+#endif  // MP_POOL_ASYNC_RESULT_H_

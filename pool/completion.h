@@ -1,0 +1,38 @@
+// What a submitter waits for: a condition that sinks make true. Internal to the
+// pool.
+
+#ifndef MP_POOL_COMPLETION_H_
+#define MP_POOL_COMPLETION_H_
+
+#include "mp/base/deadline.h"
+#include "mp/pool/executor.h"
+#include "mp/shm/adaptive_spin.h"
+#include "mp/shm/gate.h"
+#include "mp/shm/platform.h"
+
+namespace mp::pool_internal {
+
+class Completion {
+ public:
+  // Waits until `ready()`; false if the deadline passed first. Delivers results
+  // itself for a while before it sleeps.
+  template <class Ready>
+  bool Wait(Executor& executor, Ready ready, Deadline deadline) {
+    return ready() || executor.DeliverUntil(ready) ||
+           gate_.Wait(spin_, ready, deadline);
+  }
+
+  // After having made the condition true.
+  void Notify() {
+    FenceBeforeNotify();
+    gate_.NotifyAll();
+  }
+
+ private:
+  BasicGate<KernelPlatform> gate_;
+  AdaptiveSpin<KernelPlatform> spin_;
+};
+
+}  // namespace mp::pool_internal
+
+#endif  // MP_POOL_COMPLETION_H_

@@ -1,0 +1,95 @@
+// The seam between the front of a pool (calls, results, iterators, callbacks)
+// and what runs its tasks. The front knows its workers only through an Executor,
+// so that others than the shared-memory one can stand behind the same calls.
+//
+// A task is a function of bytes to bytes: the front encodes and decodes.
+
+#ifndef MP_POOL_EXECUTOR_H_
+#define MP_POOL_EXECUTOR_H_
+
+#include <sys/types.h>
+
+#include <cstddef>
+#include <functional>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "absl/functional/function_ref.h"
+#include "absl/status/status.h"
+#include "mp/base/deadline.h"
+
+namespace mp::pool_internal {
+
+// Where a task, running in a worker, puts its results.
+class TaskOutput {
+ public:
+  using Encoder = absl::FunctionRef<absl::Status(std::span<std::byte>)>;
+
+  // A part of the result: any number of them, in order, before Finish.
+  virtual void Part(size_t size, Encoder encode) = 0;
+  // The last part. A task ends with exactly one Finish or Fail.
+  virtual void Finish(size_t size, Encoder encode) = 0;
+  virtual void Fail(const absl::Status& error) = 0;
+
+  // More bytes than this in one part fail the task.
+  virtual size_t max_size() const = 0;
+
+ protected:
+  ~TaskOutput() = default;
+};
+
+// Runs in a worker. What it throws fails the task.
+using TaskFunction = void (*)(std::span<const std::byte> input,
+                              TaskOutput& output);
+
+// Where the front receives what a task came to. Called by one thread at a time;
+// must not call the executor (but Post), nor throw.
+class TaskSink {
+ public:
+  virtual ~TaskSink() = default;
+  virtual void Part(std::span<const std::byte> bytes) = 0;
+  // Each task ends with exactly one of these.
+  virtual void Finish(std::span<const std::byte> bytes) = 0;
+  virtual void Fail(absl::Status error) = 0;
+};
+
+// Safe to call from several threads.
+class Executor {
+ public:
+  virtual ~Executor() = default;
+
+  // Queues a task, whose input of `size` bytes `encode` writes; does not wait.
+  // Unless it fails, `sink` gets every part of the result and one end, even if
+  // the worker dies. Errors: FailedPrecondition after Close or Terminate,
+  // InvalidArgument if the input is larger than max_input_size(), and what
+  // `encode` returned.
+  virtual absl::Status Submit(TaskFunction function, size_t size,
+                              TaskOutput::Encoder encode,
+                              std::shared_ptr<TaskSink> sink) = 0;
+  virtual size_t max_input_size() const = 0;
+  virtual int workers() const = 0;
+  // Of the workers that are processes of this machine and alive at the moment.
+  virtual std::vector<pid_t> pids() const = 0;
+
+  // For a thread that is about to wait: delivers results itself, spinning for a
+  // few microseconds as long as that has helped lately, until `ready()`. Returns
+  // what `ready()` said last. Results are delivered without it, too; it saves the
+  // switches to the executor's thread and back.
+  virtual bool DeliverUntil(absl::FunctionRef<bool()> ready) = 0;
+
+  // Runs `callback` soon, on the executor's own thread, one at a time.
+  virtual void Post(std::function<void()> callback) = 0;
+
+  // No more tasks; the workers end when they have done those that are queued.
+  virtual void Close() = 0;
+  // Kills the workers. Tasks that have not ended fail with Cancelled.
+  virtual void Terminate() = 0;
+  // After Close or Terminate: waits until all workers have ended and all sinks
+  // and callbacks have been called.
+  virtual absl::Status Join(Deadline deadline) = 0;
+};
+
+}  // namespace mp::pool_internal
+
+#endif  // MP_POOL_EXECUTOR_H_

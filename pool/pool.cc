@@ -1,0 +1,60 @@
+#include "mp/pool/pool.h"
+
+#include "absl/strings/str_cat.h"
+#include "mp/base/check.h"
+#include "mp/pool/process_executor.h"
+#include "mp/process/process.h"
+
+namespace mp {
+
+absl::StatusOr<Pool> Pool::Create(const PoolOptions& options) {
+  if (options.processes < 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("a pool of ", options.processes, " processes"));
+  }
+  absl::StatusOr<std::unique_ptr<pool_internal::ProcessExecutor>> executor =
+      pool_internal::ProcessExecutor::Create(
+          {.processes =
+               options.processes == 0 ? CpuCount() : options.processes,
+           .task_capacity_bytes = options.task_capacity_bytes,
+           .result_capacity_bytes = options.result_capacity_bytes});
+  if (!executor.ok()) return executor.status();
+  return Pool(*std::move(executor));
+}
+
+Pool::Pool(const PoolOptions& options) {
+  absl::StatusOr<Pool> pool = Create(options);
+  MP_CHECK_OK(pool.status());
+  *this = *std::move(pool);
+}
+
+Pool::Pool(std::shared_ptr<pool_internal::Executor> executor)
+    : executor_(std::move(executor)) {}
+
+Pool& Pool::operator=(Pool&& other) noexcept {
+  if (this != &other) {
+    // Results that still hold on to the executor must not keep workers alive.
+    const Pool old(std::exchange(executor_, std::move(other.executor_)));
+  }
+  return *this;
+}
+
+Pool::~Pool() {
+  if (executor_ == nullptr) return;
+  executor_->Terminate();
+  executor_->Join(Deadline::Infinite()).IgnoreError();
+}
+
+void Pool::Close() { executor_->Close(); }
+
+void Pool::Terminate() { executor_->Terminate(); }
+
+absl::Status Pool::Join(absl::Duration timeout) {
+  return executor_->Join(Deadline::After(timeout));
+}
+
+int Pool::processes() const { return executor_->workers(); }
+
+std::vector<pid_t> Pool::pids() const { return executor_->pids(); }
+
+}  // namespace mp

@@ -1,0 +1,628 @@
+#include "mp/pool/process_executor.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <iostream>
+#include <set>
+#include <span>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "mp/base/check.h"
+#include "mp/base/errno_status.h"
+#include "mp/base/exception.h"
+#include "mp/ipc/codec.h"
+#include "mp/pool/worker_died.h"
+#include "mp/shm/slab.h"
+
+namespace mp::pool_internal {
+
+using ipc_internal::Ring;
+using ipc_internal::RingResult;
+
+struct ProcessExecutor::TaskHeader {
+  TaskFunction function;  // workers are forks: same address there
+  uint32_t index;
+  uint32_t unused;
+};
+
+struct ProcessExecutor::ResultHeader {
+  enum Kind : uint32_t { kPart, kFinish, kFail };
+  uint32_t index;
+  Kind kind;
+};
+
+namespace {
+
+template <class T>
+T ReadHeader(std::span<const std::byte>& bytes) {
+  MP_CHECK(bytes.size() >= sizeof(T)) << "a pool's memory was overwritten";
+  T header;
+  memcpy(&header, bytes.data(), sizeof(T));
+  bytes = bytes.subspan(sizeof(T));
+  return header;
+}
+
+constexpr uint64_t PackClaim(uint32_t index, uint32_t number) {
+  return (uint64_t{index} + 1) << 32 | number;
+}
+
+// A program that ends with pools open: their workers are daemons and get killed,
+// which must not look like deaths to be made good. Terminates the pools first.
+class OpenPools {
+ public:
+  static OpenPools& Get() {
+    static auto* const pools = new OpenPools;
+    return *pools;
+  }
+
+  void Add(Executor* executor) {
+    const std::lock_guard lock(mutex_);
+    // Registered after a worker was started, so that this runs before what
+    // mp/process does at exit.
+    if (!registered_) {
+      std::atexit([] { Get().End(); });
+      registered_ = true;
+    }
+    open_.insert(executor);
+  }
+
+  void Remove(Executor* executor) {
+    const std::lock_guard lock(mutex_);
+    open_.erase(executor);
+  }
+
+ private:
+  void End() {
+    const std::lock_guard lock(mutex_);
+    for (Executor* executor : open_) {
+      executor->Terminate();
+      executor->Join(Deadline::Infinite()).IgnoreError();
+    }
+  }
+
+  std::mutex mutex_;
+  std::set<Executor*> open_;
+  bool registered_ = false;
+};
+
+}  // namespace
+
+// ---- in a worker ----
+
+class ProcessExecutor::WorkerOutput final : public TaskOutput {
+ public:
+  WorkerOutput(Ring& results, uint32_t index, Token owner)
+      : results_(results), index_(index), owner_(owner) {}
+
+  void Part(size_t size, Encoder encode) override {
+    Put(ResultHeader::kPart, size, encode);
+  }
+
+  void Finish(size_t size, Encoder encode) override {
+    Put(ResultHeader::kFinish, size, encode);
+  }
+
+  void Fail(const absl::Status& error) override {
+    if (ended_) return;
+    const size_t size = EncodedSize(error);
+    Put(ResultHeader::kFail, size, [&](std::span<std::byte> out) {
+      return Encode(error, out);
+    });
+  }
+
+  size_t max_size() const override {
+    return results_.max_record_size() - sizeof(ResultHeader);
+  }
+
+  bool ended() const { return ended_; }
+
+ private:
+  void Put(ResultHeader::Kind kind, size_t size, Encoder encode) {
+    MP_CHECK(!ended_) << "a task that ends twice";
+    const ResultHeader header = {.index = index_, .kind = kind};
+    absl::Status encoded;
+    const RingResult result = results_.Put(
+        sizeof(header) + size,
+        [&](std::byte* to, uint32_t) {
+          memcpy(to, &header, sizeof(header));
+          encoded = encode(std::span(to + sizeof(header), size));
+          return encoded.ok();
+        },
+        Deadline::Infinite(), owner_);
+    switch (result) {
+      case RingResult::kDone:
+        ended_ = kind != ResultHeader::kPart;
+        return;
+      case RingResult::kAborted:
+        return Fail(encoded);
+      case RingResult::kTooLarge:
+        return Fail(absl::ResourceExhaustedError(absl::StrCat(
+            "a result of ", size, " encoded bytes: the pool's memory for "
+            "results takes ", max_size(), " at most; raise "
+            "PoolOptions::result_capacity_bytes")));
+      default:
+        // Nobody is left to report to.
+        _exit(EXIT_FAILURE);
+    }
+  }
+
+  Ring& results_;
+  const uint32_t index_;
+  const Token owner_;
+  bool ended_ = false;
+};
+
+int ProcessExecutor::Serve(size_t index) {
+  Claim& claim = *workers_[index].claim;
+  std::vector<std::byte> record;
+  for (;;) {
+    const RingResult result = tasks_.Get(
+        [&](std::span<const std::byte> bytes, uint32_t number) {
+          record.assign(bytes.begin(), bytes.end());
+          const auto header = ReadHeader<TaskHeader>(bytes);
+          // Relaxed: Get's release of the new head, which follows, publishes it.
+          claim.task.store(PackClaim(header.index, number),
+                           std::memory_order_relaxed);
+        },
+        Deadline::Infinite(), owner_);
+    if (result == RingResult::kClosed) return EXIT_SUCCESS;
+    // The owner of the pool is dead, or has destroyed the pool's memory.
+    if (result != RingResult::kDone) return EXIT_FAILURE;
+
+    std::span<const std::byte> input = record;
+    const auto header = ReadHeader<TaskHeader>(input);
+    WorkerOutput output(results_, header.index, owner_);
+    try {
+      header.function(input, output);
+    } catch (...) {
+      output.Fail(absl::UnknownError(absl::StrCat(
+          CurrentProcess().name, ": ", DescribeCurrentException())));
+    }
+    MP_CHECK(output.ended()) << "a task without an end";
+    // Release: whoever sees the claim gone sees the result.
+    claim.task.store(0, std::memory_order_release);
+  }
+}
+
+// ---- in the pool's process ----
+
+absl::StatusOr<std::unique_ptr<ProcessExecutor>> ProcessExecutor::Create(
+    const ProcessExecutorOptions& options) {
+  absl::StatusOr<Ring> tasks = Ring::Create(
+      {.name = "pool-tasks", .capacity_bytes = options.task_capacity_bytes});
+  if (!tasks.ok()) return tasks.status();
+  absl::StatusOr<Ring> results =
+      Ring::Create({.name = "pool-results",
+                    .capacity_bytes = options.result_capacity_bytes});
+  if (!results.ok()) return results.status();
+  // Not make_unique: the constructor is private.
+  std::unique_ptr<ProcessExecutor> executor(
+      new ProcessExecutor(options, *std::move(tasks), *std::move(results)));
+  if (absl::Status status = executor->Start(); !status.ok()) return status;
+  return executor;
+}
+
+ProcessExecutor::ProcessExecutor(const ProcessExecutorOptions& options,
+                                 Ring tasks, Ring results)
+    : owner_(Liveness::Self()),
+      tasks_(std::move(tasks)),
+      results_(std::move(results)),
+      workers_(static_cast<size_t>(options.processes)) {}
+
+ProcessExecutor::~ProcessExecutor() {
+  if (IsForkedCopy()) {
+    // The threads are not here to be joined.
+    new std::thread(std::move(collector_));
+    new std::thread(std::move(supervisor_));
+    return;
+  }
+  OpenPools::Get().Remove(this);
+  Terminate();
+  Join(Deadline::Infinite()).IgnoreError();
+  if (supervisor_.joinable()) supervisor_.join();
+  if (collector_.joinable()) collector_.join();
+}
+
+// On failure the destructor ends what has been started.
+absl::Status ProcessExecutor::Start() {
+  wake_supervisor_.reset(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+  if (!wake_supervisor_) return ErrnoStatus(errno, "eventfd");
+  for (Worker& worker : workers_) {
+    absl::StatusOr<std::shared_ptr<Claim>> claim = MakeShared<Claim>();
+    if (!claim.ok()) return claim.status();
+    worker.claim = *std::move(claim);
+  }
+  absl::Status status;
+  for (size_t i = 0; i < workers_.size() && status.ok(); ++i) {
+    status = StartWorker(i);
+  }
+  if (!status.ok()) {
+    for (const Worker& worker : workers_) {
+      if (!worker.running) continue;
+      worker.process.Kill().IgnoreError();
+      worker.process.Join().IgnoreError();
+    }
+    finished_ = true;  // no thread will say so
+    return status;
+  }
+  collector_ = std::thread([this] { Collect(); });
+  supervisor_ = std::thread([this] { Supervise(); });
+  OpenPools::Get().Add(this);
+  return absl::OkStatus();
+}
+
+absl::Status ProcessExecutor::StartWorker(size_t index) {
+  static std::atomic<int> count{0};
+  Process process({.name = absl::StrCat("PoolWorker-", ++count),
+                   .daemon = true},
+                  [this, index] { return Serve(index); });
+  if (absl::Status status = process.Start(); !status.ok()) return status;
+  const std::lock_guard lock(mutex_);
+  Worker& worker = workers_[index];
+  worker.process = std::move(process);
+  worker.running = true;
+  // Terminate may have come before this worker was there to be killed.
+  if (state_ == State::kTerminated) worker.process.Kill().IgnoreError();
+  return absl::OkStatus();
+}
+
+absl::Status ProcessExecutor::Submit(TaskFunction function, size_t size,
+                                     TaskOutput::Encoder encode,
+                                     std::shared_ptr<TaskSink> sink) {
+  if (size > max_input_size()) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "arguments of ", size, " encoded bytes: the pool's memory for tasks "
+        "takes ", max_input_size(), " at most; raise "
+        "PoolOptions::task_capacity_bytes"));
+  }
+  if (IsForkedCopy()) {
+    return absl::FailedPreconditionError(
+        "this pool belongs to another process; make one here");
+  }
+  const std::lock_guard lock(mutex_);
+  if (state_ != State::kRunning) {
+    return absl::FailedPreconditionError("the pool is closed");
+  }
+  if (free_.empty()) {
+    free_.push_back(static_cast<uint32_t>(pending_.size()));
+    pending_.emplace_back();
+  }
+  const uint32_t index = free_.back();
+  absl::Status encoded;
+  if (!backlog_.empty() || !PutTask(index, function, size, encode, &encoded)) {
+    Waiting waiting = {index, function, std::vector<std::byte>(size)};
+    encoded = encode(waiting.input);
+    if (encoded.ok()) backlog_.push_back(std::move(waiting));
+  }
+  if (!encoded.ok()) return encoded;
+  free_.pop_back();
+  pending_[index].sink = std::move(sink);
+  return absl::OkStatus();
+}
+
+// False if the ring is full. `*error` is what `encode` returned.
+bool ProcessExecutor::PutTask(uint32_t index, TaskFunction function,
+                              size_t size, TaskOutput::Encoder encode,
+                              absl::Status* error) {
+  const TaskHeader header = {function, index, 0};
+  // Only this process puts tasks, and under mutex_: nobody else is waited for.
+  const RingResult result = tasks_.Put(
+      sizeof(header) + size,
+      [&](std::byte* to, uint32_t number) {
+        memcpy(to, &header, sizeof(header));
+        pending_[index].number = number;
+        *error = encode(std::span(to + sizeof(header), size));
+        return error->ok();
+      },
+      Deadline::Now());
+  return result != RingResult::kTimedOut;
+}
+
+void ProcessExecutor::PutBacklog() {
+  const std::lock_guard lock(mutex_);
+  while (!backlog_.empty()) {
+    const Waiting& next = backlog_.front();
+    absl::Status copied;
+    const auto copy = [&next](std::span<std::byte> out) {
+      std::copy(next.input.begin(), next.input.end(), out.begin());
+      return absl::OkStatus();
+    };
+    if (!PutTask(next.index, next.function, next.input.size(), copy,
+                 &copied)) {
+      return;
+    }
+    backlog_.pop_front();
+  }
+  if (state_ == State::kClosing && !tasks_.closed()) tasks_.Close();
+}
+
+size_t ProcessExecutor::max_input_size() const {
+  return tasks_.max_record_size() - sizeof(TaskHeader);
+}
+
+// REQUIRES: delivery_mutex_ held.
+void ProcessExecutor::DeliverResults() {
+  const auto deliver = [this](std::span<const std::byte> bytes, uint32_t) {
+    const auto header = ReadHeader<ResultHeader>(bytes);
+    if (header.kind == ResultHeader::kPart) {
+      std::shared_ptr<TaskSink> sink;
+      {
+        const std::lock_guard lock(mutex_);
+        if (header.index < pending_.size()) sink = pending_[header.index].sink;
+      }
+      if (sink != nullptr) sink->Part(bytes);
+      return;
+    }
+    const std::shared_ptr<TaskSink> sink = TakeSink(header.index);
+    if (sink == nullptr) return;  // failed meanwhile, by Terminate
+    if (header.kind == ResultHeader::kFinish) {
+      sink->Finish(bytes);
+    } else {
+      absl::StatusOr<absl::Status> error = Decode<absl::Status>(bytes);
+      sink->Fail(error.ok() ? *std::move(error) : error.status());
+    }
+  };
+  while (results_.Get(deliver, Deadline::Now()) == RingResult::kDone) {
+  }
+  PutBacklog();
+}
+
+std::shared_ptr<TaskSink> ProcessExecutor::TakeSink(uint32_t index) {
+  const std::lock_guard lock(mutex_);
+  if (index >= pending_.size() || pending_[index].sink == nullptr) {
+    return nullptr;
+  }
+  free_.push_back(index);
+  pending_[index].number.reset();
+  return std::exchange(pending_[index].sink, nullptr);
+}
+
+bool ProcessExecutor::DeliverUntil(absl::FunctionRef<bool()> ready) {
+  const auto deliver = [&] {
+    if (results_.HasRecord() && delivery_mutex_.try_lock()) {
+      const std::lock_guard lock(delivery_mutex_, std::adopt_lock);
+      DeliverResults();
+    }
+    return ready();
+  };
+  return deliver() || delivery_spin_.Until(deliver);
+}
+
+void ProcessExecutor::Collect() {
+  do {
+    results_.WaitForRecord(
+        [this] { return have_callbacks_.load(std::memory_order_acquire); },
+        Deadline::Infinite());
+    {
+      const std::lock_guard lock(delivery_mutex_);
+      DeliverResults();
+    }
+    RunCallbacks();
+    // The supervisor closes the ring when all sinks have been called.
+  } while (!results_.closed() || results_.HasRecord());
+  RunCallbacks();
+  finished_.store(true, std::memory_order_release);
+  FenceBeforeNotify();
+  finished_gate_.NotifyAll();
+}
+
+void ProcessExecutor::Post(std::function<void()> callback) {
+  {
+    const std::lock_guard lock(mutex_);
+    callbacks_.push_back(std::move(callback));
+    have_callbacks_.store(true, std::memory_order_release);
+  }
+  results_.WakeConsumer();
+  // After the end there is no thread to run it.
+  if (finished_.load(std::memory_order_acquire)) RunCallbacks();
+}
+
+void ProcessExecutor::RunCallbacks() {
+  for (;;) {
+    std::function<void()> callback;
+    {
+      const std::lock_guard lock(mutex_);
+      if (callbacks_.empty()) {
+        have_callbacks_.store(false, std::memory_order_relaxed);
+        return;
+      }
+      callback = std::move(callbacks_.front());
+      callbacks_.pop_front();
+    }
+    try {
+      callback();
+    } catch (...) {
+      // As in Python, nobody is there to catch it; the pool goes on.
+      std::cerr << "mp::Pool: a callback threw " << DescribeCurrentException()
+                << "\n";
+    }
+  }
+}
+
+void ProcessExecutor::Supervise() {
+  constexpr int kRetryMillis = 100;
+  for (;;) {
+    const bool failed = !StartMissingWorkers();
+    std::vector<pollfd> polled = {
+        {.fd = wake_supervisor_.get(), .events = POLLIN, .revents = 0}};
+    std::vector<size_t> watched;  // the workers behind polled[1], polled[2], ...
+    {
+      const std::lock_guard lock(mutex_);
+      for (size_t i = 0; i < workers_.size(); ++i) {
+        if (!workers_[i].running) continue;
+        polled.push_back({.fd = workers_[i].process.sentinel(),
+                          .events = POLLIN,
+                          .revents = 0});
+        watched.push_back(i);
+      }
+      if (watched.empty() && !NeedsWorkers()) break;
+    }
+    if (poll(polled.data(), polled.size(), failed ? kRetryMillis : -1) < 0) {
+      MP_PCHECK(errno == EINTR) << "poll";
+      continue;
+    }
+    uint64_t ignored;
+    [[maybe_unused]] const ssize_t drained =
+        read(wake_supervisor_.get(), &ignored, sizeof(ignored));
+    for (size_t i = 0; i < watched.size(); ++i) {
+      if (polled[i + 1].revents != 0) SettleDeath(watched[i]);
+    }
+  }
+  const std::lock_guard lock(delivery_mutex_);
+  DeliverResults();
+  FailAll(absl::CancelledError("the pool was terminated"));
+  results_.Close();
+}
+
+// False if a worker could not be started.
+bool ProcessExecutor::StartMissingWorkers() {
+  for (size_t i = 0; i < workers_.size(); ++i) {
+    {
+      const std::lock_guard lock(mutex_);
+      if (workers_[i].running || !NeedsWorkers()) continue;
+    }
+    if (absl::Status status = StartWorker(i); !status.ok()) {
+      std::cerr << "mp::Pool: cannot replace a worker, will try again: "
+                << status.ToString() << "\n";
+      return false;
+    }
+  }
+  return true;
+}
+
+// Whether workers that have died are to be replaced. REQUIRES: mutex_ held.
+bool ProcessExecutor::NeedsWorkers() const {
+  switch (state_) {
+    case State::kRunning:
+      return true;
+    case State::kClosing:
+      return !backlog_.empty() || tasks_.HasRecord();
+    case State::kTerminated:
+      return false;
+  }
+  return false;
+}
+
+void ProcessExecutor::SettleDeath(size_t index) {
+  Worker& worker = workers_[index];
+  const std::string name = worker.process.name();
+  const pid_t pid = worker.process.pid().value_or(0);
+  worker.process.Join().IgnoreError();
+  const int exitcode =
+      worker.process.exitcode().value_or(kExitCodeUnknown);
+
+  // The order of the reads matters: see the header.
+  const std::lock_guard delivery(delivery_mutex_);
+  const uint32_t removed = tasks_.gotten();
+  std::vector<uint64_t> claims;
+  for (const Worker& each : workers_) {
+    claims.push_back(each.claim->task.load(std::memory_order_acquire));
+  }
+  DeliverResults();
+
+  std::shared_ptr<TaskSink> sink;
+  const uint64_t claim = claims[index];
+  const auto number = static_cast<uint32_t>(claim);
+  const auto task = static_cast<uint32_t>(claim >> 32) - 1;
+  if (claim != 0 && static_cast<int32_t>(removed - number) > 0 &&
+      std::count(claims.begin(), claims.end(), claim) == 1) {
+    const std::lock_guard lock(mutex_);
+    if (task < pending_.size() && pending_[task].sink != nullptr &&
+        pending_[task].number == number) {
+      sink = pending_[task].sink;
+    }
+  }
+  {
+    const std::lock_guard lock(mutex_);
+    worker.claim->task.store(0, std::memory_order_relaxed);
+    worker.running = false;
+    worker.process = Process();
+  }
+  if (sink != nullptr) {
+    TakeSink(task);
+    sink->Fail(WorkerDiedError(name, pid, exitcode));
+  }
+}
+
+// REQUIRES: delivery_mutex_ held.
+void ProcessExecutor::FailAll(const absl::Status& error) {
+  std::vector<std::shared_ptr<TaskSink>> sinks;
+  {
+    const std::lock_guard lock(mutex_);
+    backlog_.clear();
+    for (Pending& pending : pending_) {
+      if (pending.sink != nullptr) sinks.push_back(std::move(pending.sink));
+    }
+  }
+  for (const std::shared_ptr<TaskSink>& sink : sinks) sink->Fail(error);
+}
+
+void ProcessExecutor::Close() {
+  if (IsForkedCopy()) return;
+  {
+    const std::lock_guard lock(mutex_);
+    if (state_ != State::kRunning) return;
+    state_ = State::kClosing;
+  }
+  PutBacklog();
+  Interrupt();
+}
+
+void ProcessExecutor::Terminate() {
+  if (IsForkedCopy()) return;
+  {
+    const std::lock_guard lock(mutex_);
+    if (state_ == State::kTerminated) return;
+    state_ = State::kTerminated;
+    for (const Worker& worker : workers_) {
+      if (worker.running) worker.process.Kill().IgnoreError();
+    }
+  }
+  Interrupt();
+}
+
+void ProcessExecutor::Interrupt() {
+  const uint64_t one = 1;
+  // Fails only if it is set already, or if Start did not come that far.
+  [[maybe_unused]] const ssize_t written =
+      write(wake_supervisor_.get(), &one, sizeof(one));
+}
+
+absl::Status ProcessExecutor::Join(Deadline deadline) {
+  if (IsForkedCopy()) {
+    return absl::FailedPreconditionError(
+        "this pool belongs to another process");
+  }
+  {
+    const std::lock_guard lock(mutex_);
+    if (state_ == State::kRunning) {
+      return absl::FailedPreconditionError(
+          "Join of a pool that is neither closed nor terminated");
+    }
+  }
+  const auto finished = [this] {
+    return finished_.load(std::memory_order_acquire);
+  };
+  if (!finished_gate_.Wait(finished_spin_, finished, deadline)) {
+    return absl::DeadlineExceededError("the pool's workers have not ended");
+  }
+  return absl::OkStatus();
+}
+
+std::vector<pid_t> ProcessExecutor::pids() const {
+  std::vector<pid_t> pids;
+  const std::lock_guard lock(mutex_);
+  for (const Worker& worker : workers_) {
+    if (worker.running) pids.push_back(*worker.process.pid());
+  }
+  return pids;
+}
+
+}  // namespace mp::pool_internal

@@ -1,0 +1,163 @@
+// The executor of mp::Pool: worker processes fed through shared memory.
+//
+//   submitters ──► tasks ring ──► workers ──► results ring ──► sinks
+//
+// All workers take tasks from one ring, so none waits behind a slow one. Three
+// kinds of threads work in the pool's own process: submitters put tasks; the
+// collector delivers results (a submitter that waits does so as well); the
+// supervisor waits for workers to die, settles what the dead one was doing and
+// starts another.
+//
+// Exactly one end for every task. Before a worker removes a task from the ring
+// it writes the task into its claim, in shared memory. When a worker has died,
+// the supervisor reads, in this order: how many tasks have been removed; all
+// claims; all results that are there. The dead worker's claim is a task it took
+// with it if and only if that task has been removed, no other worker claims it,
+// and its result is not among those. (If the worker died before removing it,
+// another one has taken it since: then that one's claim, written before the
+// removal, or its result, written before the next claim, is seen.)
+
+#ifndef MP_POOL_PROCESS_EXECUTOR_H_
+#define MP_POOL_PROCESS_EXECUTOR_H_
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/functional/function_ref.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "mp/base/deadline.h"
+#include "mp/base/unique_fd.h"
+#include "mp/ipc/ring.h"
+#include "mp/pool/executor.h"
+#include "mp/process/process.h"
+#include "mp/shm/adaptive_spin.h"
+#include "mp/shm/gate.h"
+#include "mp/shm/liveness.h"
+#include "mp/shm/platform.h"
+
+namespace mp::pool_internal {
+
+struct ProcessExecutorOptions {
+  int processes = 1;
+  size_t task_capacity_bytes = 0;
+  size_t result_capacity_bytes = 0;
+};
+
+class ProcessExecutor final : public Executor {
+ public:
+  static absl::StatusOr<std::unique_ptr<ProcessExecutor>> Create(
+      const ProcessExecutorOptions& options);
+
+  // Terminates and joins. In a forked copy it does nothing: the workers are not
+  // that process's.
+  ~ProcessExecutor() override;
+
+  absl::Status Submit(TaskFunction function, size_t size,
+                      TaskOutput::Encoder encode,
+                      std::shared_ptr<TaskSink> sink) override;
+  size_t max_input_size() const override;
+  int workers() const override { return static_cast<int>(workers_.size()); }
+  std::vector<pid_t> pids() const override;
+  bool DeliverUntil(absl::FunctionRef<bool()> ready) override;
+  void Post(std::function<void()> callback) override;
+  void Close() override;
+  void Terminate() override;
+  absl::Status Join(Deadline deadline) override;
+
+ private:
+  enum class State { kRunning, kClosing, kTerminated };
+
+  // A task that has been submitted and has not ended. Its index in pending_
+  // goes into the task's record and comes back with its results; its number in
+  // the ring tells it from later tasks with the same index.
+  struct Pending {
+    std::shared_ptr<TaskSink> sink;  // null: the entry is free
+    std::optional<uint32_t> number;  // empty: not in the ring yet
+  };
+
+  // In shared memory, one for each worker.
+  struct alignas(64) Claim {
+    // 0, or index + 1 in the upper and number in the lower half.
+    std::atomic<uint64_t> task{0};
+  };
+
+  struct Worker {
+    std::shared_ptr<Claim> claim;
+    Process process;
+    bool running = false;
+  };
+
+  struct TaskHeader;
+  struct ResultHeader;
+  class WorkerOutput;
+
+  ProcessExecutor(const ProcessExecutorOptions& options,
+                  ipc_internal::Ring tasks, ipc_internal::Ring results);
+
+  absl::Status Start();
+  absl::Status StartWorker(size_t index);
+
+  // In a worker.
+  int Serve(size_t index);
+
+  // In the pool's process.
+  bool IsForkedCopy() const { return Liveness::Self() != owner_; }
+  bool PutTask(uint32_t index, TaskFunction function, size_t size,
+               TaskOutput::Encoder encode, absl::Status* error);
+  void PutBacklog();
+  void DeliverResults();
+  void Collect();
+  void RunCallbacks();
+  void Supervise();
+  void SettleDeath(size_t index);
+  bool NeedsWorkers() const;
+  bool StartMissingWorkers();
+  void FailAll(const absl::Status& error);
+  std::shared_ptr<TaskSink> TakeSink(uint32_t index);
+  void Interrupt();
+
+  const Token owner_;
+  ipc_internal::Ring tasks_;
+  ipc_internal::Ring results_;
+
+  // Guards what submitters touch. Taken after delivery_mutex_.
+  mutable std::mutex mutex_;
+  State state_ = State::kRunning;
+  std::vector<Pending> pending_;
+  std::vector<uint32_t> free_;
+  // Tasks that found the ring full, oldest first; later ones queue behind them.
+  struct Waiting {
+    uint32_t index;
+    TaskFunction function;
+    std::vector<std::byte> input;
+  };
+  std::deque<Waiting> backlog_;
+  std::deque<std::function<void()>> callbacks_;
+  std::vector<Worker> workers_;
+
+  // Held while results are taken from the ring and given to their sinks.
+  std::mutex delivery_mutex_;
+  std::atomic<bool> have_callbacks_{false};
+  AdaptiveSpin<KernelPlatform> delivery_spin_;
+
+  UniqueFd wake_supervisor_;  // an eventfd
+  std::thread collector_;
+  std::thread supervisor_;
+  BasicGate<KernelPlatform> finished_gate_;
+  AdaptiveSpin<KernelPlatform> finished_spin_;
+  std::atomic<bool> finished_{false};
+};
+
+}  // namespace mp::pool_internal
+
+#endif  // MP_POOL_PROCESS_EXECUTOR_H_

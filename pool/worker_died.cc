@@ -1,0 +1,39 @@
+#include "mp/pool/worker_died.h"
+
+#include <string.h>
+
+#include <string>
+
+#include "absl/strings/cord.h"
+#include "absl/strings/str_format.h"
+#include "mp/base/errno_status.h"
+
+namespace mp {
+namespace {
+
+// Tells this error from a task's own Aborted.
+constexpr char kPayload[] = "mp/pool/worker_died";
+
+}  // namespace
+
+bool IsWorkerDied(const absl::Status& status) {
+  return status.GetPayload(kPayload).has_value();
+}
+
+namespace pool_internal {
+
+absl::Status WorkerDiedError(std::string_view name, pid_t pid, int exitcode) {
+  const char* const signal = exitcode < 0 ? sigabbrev_np(-exitcode) : nullptr;
+  const std::string how =
+      signal != nullptr ? absl::StrFormat("was killed by SIG%s", signal)
+      : exitcode < 0    ? absl::StrFormat("was killed by signal %d", -exitcode)
+                        : absl::StrFormat("exited with code %d", exitcode);
+  absl::Status status = absl::AbortedError(
+      absl::StrFormat("worker died: %s (pid %d) %s while it ran this task",
+                      ToAbsl(name), pid, how));
+  status.SetPayload(kPayload, absl::Cord("1"));
+  return status;
+}
+
+}  // namespace pool_internal
+}  // namespace mp

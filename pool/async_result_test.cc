@@ -1,0 +1,188 @@
+#include "mp/pool/async_result.h"
+
+#include <atomic>
+#include <memory>
+#include <optional>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "mp/pool/pool.h"
+#include "mp/testing/process_test.h"
+#include "mp/testing/status_matchers.h"
+
+namespace mp {
+namespace {
+
+using ::mp::testing::IsOk;
+using ::mp::testing::IsOkAndHolds;
+using ::mp::testing::StatusIs;
+using ::testing::_;
+using ::testing::ElementsAre;
+
+class AsyncResultTest : public mp::testing::ProcessTest {};
+
+int SlowIdentity(int n) {
+  absl::SleepFor(absl::Milliseconds(100));
+  return n;
+}
+
+TEST_F(AsyncResultTest, GetWithTimeoutCanBeCalledAgain) {
+  Pool pool({.processes = 1});
+  const AsyncResult<int> result = pool.ApplyAsync(SlowIdentity, 5);
+  const absl::Time begin = absl::Now();
+  EXPECT_THAT(result.Get(absl::Milliseconds(20)),
+              StatusIs(absl::StatusCode::kDeadlineExceeded, _));
+  EXPECT_GE(absl::Now() - begin, absl::Milliseconds(20));
+  EXPECT_FALSE(result.Wait(absl::ZeroDuration()));
+  EXPECT_THAT(result.Get(), IsOkAndHolds(5));
+  EXPECT_THAT(result.Get(), IsOkAndHolds(5));
+}
+
+TEST_F(AsyncResultTest, ReadyAndSuccessful) {
+  Pool pool({.processes = 1});
+  const AsyncResult<int> fine = pool.ApplyAsync(SlowIdentity, 1);
+  EXPECT_FALSE(fine.Ready());
+  EXPECT_TRUE(fine.Wait());
+  EXPECT_TRUE(fine.Ready());
+  EXPECT_TRUE(fine.Successful());
+  const AsyncResult<void> failed =
+      pool.ApplyAsync([] { return absl::InternalError("no"); });
+  EXPECT_TRUE(failed.Wait());
+  EXPECT_FALSE(failed.Successful());
+}
+
+TEST_F(AsyncResultTest, SuccessfulBeforeTheEndAborts) {
+  EXPECT_DEATH(
+      {
+        Pool pool({.processes = 1});
+        pool.ApplyAsync(SlowIdentity, 1).Successful();
+      },
+      "not ready");
+}
+
+TEST_F(AsyncResultTest, ResultOfARvalueIsMovedOut) {
+  Pool pool({.processes = 1});
+  AsyncResult<std::vector<int>> result =
+      pool.ApplyAsync([](int n) { return std::vector<int>(1000, n); }, 3);
+  EXPECT_THAT(std::move(result).Get(),
+              IsOkAndHolds(std::vector<int>(1000, 3)));
+}
+
+TEST_F(AsyncResultTest, WaitedForByManyThreads) {
+  Pool pool({.processes = 1});
+  const AsyncResult<int> result = pool.ApplyAsync(SlowIdentity, 9);
+  std::atomic<int> right{0};
+  std::vector<std::thread> threads;
+  for (int i = 0; i < 8; ++i) {
+    threads.emplace_back([&] {
+      const absl::StatusOr<int> value = result.Get();
+      if (value.ok() && *value == 9) ++right;
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(right, 8);
+}
+
+TEST_F(AsyncResultTest, CallbackComesForValuesAndErrorsEarlyAndLate) {
+  Pool pool({.processes = 1});
+  std::atomic<int> value{0};
+  std::atomic<bool> failed{false};
+  std::atomic<int> late{0};
+  pool.ApplyAsync(SlowIdentity, 7).OnDone([&](const absl::StatusOr<int>& r) {
+    value = *r;
+  });
+  pool.ApplyAsync([]() -> absl::Status {
+        return absl::NotFoundError("");
+      }).OnDone([&](const absl::Status& status) {
+    failed = absl::IsNotFound(status);
+  });
+  const AsyncResult<int> done = pool.ApplyAsync(SlowIdentity, 8);
+  ASSERT_THAT(done.Get(), IsOk());
+  done.OnDone([&](const absl::StatusOr<int>& r) { late = *r; });
+  pool.Close();
+  ASSERT_THAT(pool.Join(), IsOk());
+  EXPECT_EQ(value, 7);
+  EXPECT_TRUE(failed);
+  EXPECT_EQ(late, 8);
+}
+
+TEST_F(AsyncResultTest, CallbacksRunOneAtATimeOnOneThreadThoughNobodyWaits) {
+  Pool pool({.processes = 2});
+  std::atomic<int> inside{0};
+  std::atomic<int> calls{0};
+  std::atomic<bool> overlapped{false};
+  std::vector<std::thread::id> threads;  // written one at a time
+  for (int i = 0; i < 200; ++i) {
+    pool.ApplyAsync([] { return 1; }).OnDone([&](const absl::StatusOr<int>&) {
+      if (inside.fetch_add(1) != 0) overlapped = true;
+      threads.push_back(std::this_thread::get_id());
+      inside.fetch_sub(1);
+      ++calls;
+    });
+  }
+  while (calls < 200) absl::SleepFor(absl::Milliseconds(1));
+  EXPECT_FALSE(overlapped);
+  for (const std::thread::id id : threads) {
+    EXPECT_EQ(id, threads[0]);
+    EXPECT_NE(id, std::this_thread::get_id());
+  }
+}
+
+TEST_F(AsyncResultTest, CallbackMaySubmit) {
+  Pool pool({.processes = 1});
+  std::atomic<int> result{0};
+  pool.ApplyAsync([] { return 20; }).OnDone([&](const absl::StatusOr<int>& r) {
+    pool.ApplyAsync([](int n) { return n + 1; }, *r)
+        .OnDone([&](const absl::StatusOr<int>& s) { result = *s; });
+  });
+  while (result == 0) absl::SleepFor(absl::Milliseconds(1));
+  EXPECT_EQ(result, 21);
+}
+
+TEST_F(AsyncResultTest, ThrowingCallbackDoesNotStopTheOthers) {
+  Pool pool({.processes = 1});
+  std::atomic<bool> called{false};
+  const AsyncResult<int> result = pool.ApplyAsync([] { return 1; });
+  result.OnDone([](const absl::StatusOr<int>&) { throw 1; });
+  result.OnDone([&](const absl::StatusOr<int>&) { called = true; });
+  while (!called) absl::SleepFor(absl::Milliseconds(1));
+  EXPECT_THAT(pool.Apply([] { return 2; }), IsOkAndHolds(2));
+}
+
+TEST_F(AsyncResultTest, OutlivesItsPool) {
+  std::optional<AsyncResult<int>> done;
+  std::optional<AsyncResult<int>> lost;
+  {
+    Pool pool({.processes = 1});
+    done = pool.ApplyAsync([] { return 4; });
+    ASSERT_TRUE(done->Wait());
+    lost = pool.ApplyAsync([] {
+      absl::SleepFor(absl::Seconds(1000));
+      return 5;
+    });
+  }
+  EXPECT_THAT(done->Get(), IsOkAndHolds(4));
+  EXPECT_FALSE(lost->Get().ok());
+  bool called = false;
+  lost->OnDone([&called](const absl::StatusOr<int>&) { called = true; });
+  EXPECT_TRUE(called) << "there is no thread left to run it later";
+}
+
+TEST_F(AsyncResultTest, SubmissionErrorIsTheResult) {
+  Pool pool({.processes = 1});
+  pool.Close();
+  const AsyncResult<int> result = pool.ApplyAsync([] { return 1; });
+  EXPECT_TRUE(result.Ready());
+  EXPECT_THAT(result.Get(),
+              StatusIs(absl::StatusCode::kFailedPrecondition, "the pool is closed"));
+}
+
+}  // namespace
+}  // namespace mp

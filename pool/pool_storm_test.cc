@@ -1,0 +1,105 @@
+// A pool under fire: random workers are killed at random moments while tasks
+// run. Every task must have exactly one outcome, and it must be the right one.
+
+#include <signal.h>
+
+#include <atomic>
+#include <cstdint>
+#include <deque>
+#include <random>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
+#include "gtest/gtest.h"
+#include "mp/pool/pool.h"
+#include "mp/testing/process_test.h"
+#include "mp/testing/status_matchers.h"
+
+namespace mp {
+namespace {
+
+using ::mp::testing::IsOk;
+
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+constexpr int kKills = 100;  // a fork is slow there
+#else
+constexpr int kKills = 1000;
+#endif
+
+class PoolStormTest : public mp::testing::ProcessTest {};
+
+// Deterministic, and long enough to be hit: some microseconds.
+uint64_t Mix(uint64_t seed, const std::string& text) {
+  for (int round = 0; round < 100; ++round) {
+    for (const char c : text) {
+      seed = (seed ^ static_cast<unsigned char>(c)) * 0x100000001b3;
+    }
+  }
+  return seed;
+}
+
+TEST_F(PoolStormTest, EveryTaskHasOneRightOutcome) {
+  const uint32_t seed = std::random_device()();
+  SCOPED_TRACE(::testing::Message() << "seed " << seed);
+  Pool pool({.processes = 4, .task_capacity_bytes = 16 << 10});
+
+  std::atomic<bool> killing{true};
+  std::thread killer([&] {
+    std::minstd_rand random(seed);
+    for (int kills = 0; kills < kKills;) {
+      const std::vector<pid_t> pids = pool.pids();
+      // Not through the pool: it must not know what is coming.
+      if (!pids.empty() && kill(pids[random() % pids.size()], SIGKILL) == 0) {
+        ++kills;
+      }
+      absl::SleepFor(absl::Microseconds(random() % 4000));
+    }
+    killing = false;
+  });
+
+  const std::string text(50, 'm');
+  std::deque<std::pair<uint64_t, AsyncResult<uint64_t>>> under_way;
+  int64_t done = 0;
+  int64_t lost = 0;
+  const auto check_oldest = [&] {
+    const auto [input, result] = std::move(under_way.front());
+    under_way.pop_front();
+    const absl::StatusOr<uint64_t> value = result.Get();
+    if (value.ok()) {
+      ASSERT_EQ(*value, Mix(input, text));
+      ++done;
+    } else {
+      ASSERT_TRUE(IsWorkerDied(value.status())) << value.status();
+      // The same task again, as a user would.
+      under_way.emplace_back(input, pool.ApplyAsync(Mix, input, text));
+      ++lost;
+    }
+  };
+  uint64_t next = 0;
+  while (killing) {
+    while (under_way.size() < 1000) {
+      under_way.emplace_back(next, pool.ApplyAsync(Mix, next, text));
+      ++next;
+    }
+    check_oldest();
+    if (HasFatalFailure()) break;
+  }
+  killer.join();
+  while (!under_way.empty() && !HasFatalFailure()) check_oldest();
+  EXPECT_EQ(done, static_cast<int64_t>(next));
+  // A worker has one task at a time to take with it.
+  EXPECT_LE(lost, kKills);
+  pool.Close();
+  EXPECT_THAT(pool.Join(), IsOk());
+  RecordProperty("tasks", std::to_string(done));
+  RecordProperty("lost_and_repeated", std::to_string(lost));
+}
+
+}  // namespace
+}  // namespace mp

@@ -1,0 +1,542 @@
+#include "mp/pool/pool.h"
+
+#include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cstdint>
+#include <cstdlib>
+#include <numeric>
+#include <set>
+#include <stdexcept>
+#include <string>
+#include <thread>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "mp/pool/async_result.h"
+#include "mp/pool/worker_died.h"
+#include "mp/process/process.h"
+#include "mp/testing/process_test.h"
+#include "mp/testing/status_matchers.h"
+
+namespace mp {
+namespace {
+
+using ::mp::testing::IsOk;
+using ::mp::testing::IsOkAndHolds;
+using ::mp::testing::StatusIs;
+using ::testing::_;
+using ::testing::AllOf;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+using ::testing::Not;
+using ::testing::SizeIs;
+
+class PoolTest : public mp::testing::ProcessTest {};
+
+int Square(int x) { return x * x; }
+
+std::vector<int> Numbers(int count) {
+  std::vector<int> numbers(static_cast<size_t>(count));
+  std::iota(numbers.begin(), numbers.end(), 0);
+  return numbers;
+}
+
+std::vector<int> Squares(int count) {
+  std::vector<int> squares = Numbers(count);
+  for (int& each : squares) each *= each;
+  return squares;
+}
+
+// ---- Apply ----
+
+TEST_F(PoolTest, ApplyRunsInAnotherProcess) {
+  Pool pool({.processes = 2});
+  const absl::StatusOr<pid_t> pid = pool.Apply([] { return getpid(); });
+  ASSERT_THAT(pid.status(), IsOk());
+  EXPECT_NE(*pid, getpid());
+  EXPECT_THAT(pool.pids(), ::testing::Contains(*pid));
+}
+
+TEST_F(PoolTest, ApplyTakesFunctionsAndLambdas) {
+  Pool pool({.processes = 1});
+  EXPECT_THAT(pool.Apply(Square, 3), IsOkAndHolds(9));
+  EXPECT_THAT(pool.Apply(&Square, 4), IsOkAndHolds(16));
+  EXPECT_THAT(pool.Apply([](int a, int b) { return a - b; }, 7, 2),
+              IsOkAndHolds(5));
+}
+
+TEST_F(PoolTest, ArgumentsAndResultsOfManyTypes) {
+  Pool pool({.processes = 1});
+  EXPECT_THAT(pool.Apply([](const std::string& s) { return s + "!"; }, "text"),
+              IsOkAndHolds("text!"));
+  EXPECT_THAT(pool.Apply(
+                  [](std::vector<std::string> v, double x,
+                     std::pair<int, std::string> p) {
+                    return std::make_tuple(v.size(), 2 * x, p.second);
+                  },
+                  std::vector<std::string>{"a", "b"}, 1.5,
+                  std::make_pair(1, std::string("one"))),
+              IsOkAndHolds(std::make_tuple(size_t{2}, 3.0, std::string("one"))));
+}
+
+TEST_F(PoolTest, VoidAndStatusResults) {
+  Pool pool({.processes = 1});
+  EXPECT_THAT(pool.Apply([] {}), IsOk());
+  EXPECT_THAT(pool.Apply([](int) { return absl::OkStatus(); }, 1), IsOk());
+  EXPECT_THAT(
+      pool.Apply([] { return absl::NotFoundError("no such thing"); }),
+      StatusIs(absl::StatusCode::kNotFound, "no such thing"));
+  EXPECT_THAT(pool.Apply([](int x) -> absl::StatusOr<int> {
+    if (x < 0) return absl::OutOfRangeError("negative");
+    return x;
+  }, -1), StatusIs(absl::StatusCode::kOutOfRange, "negative"));
+}
+
+TEST_F(PoolTest, ExceptionIsTheCallersError) {
+  Pool pool({.processes = 1});
+  EXPECT_THAT(
+      pool.Apply([]() -> int { throw std::runtime_error("broken"); }),
+      StatusIs(absl::StatusCode::kUnknown,
+               AllOf(HasSubstr("PoolWorker-"),
+                     HasSubstr("std::runtime_error: broken"))));
+  EXPECT_THAT(pool.Apply([] { throw 7; }),
+              StatusIs(absl::StatusCode::kUnknown, HasSubstr("int")));
+  EXPECT_THAT(pool.Apply(Square, 2), IsOkAndHolds(4)) << "the worker goes on";
+}
+
+TEST_F(PoolTest, ArgumentsLargerThanTheMemoryAreRefused) {
+  Pool pool({.processes = 1, .task_capacity_bytes = 4096});
+  const auto size = [](const std::string& s) { return s.size(); };
+  EXPECT_THAT(pool.Apply(size, std::string(5000, 'x')),
+              StatusIs(absl::StatusCode::kInvalidArgument,
+                       HasSubstr("task_capacity_bytes")));
+  EXPECT_THAT(pool.Apply(size, std::string(4000, 'x')),
+              IsOkAndHolds(size_t{4000}));
+}
+
+TEST_F(PoolTest, ResultLargerThanTheMemoryFailsItsTask) {
+  Pool pool({.processes = 1, .result_capacity_bytes = 4096});
+  const auto text = [](size_t size) { return std::string(size, 'x'); };
+  EXPECT_THAT(pool.Apply(text, size_t{5000}),
+              StatusIs(absl::StatusCode::kResourceExhausted,
+                       HasSubstr("result_capacity_bytes")));
+  EXPECT_THAT(pool.Apply(text, size_t{3}), IsOkAndHolds("xxx"));
+}
+
+// ---- ApplyAsync ----
+
+TEST_F(PoolTest, ApplyAsyncRunsAtMostProcessesAtOnceAndInParallel) {
+  Pool pool({.processes = 3});
+  std::vector<AsyncResult<std::pair<absl::Time, absl::Time>>> results;
+  for (int i = 0; i < 9; ++i) {
+    results.push_back(pool.ApplyAsync([] {
+      const absl::Time begin = absl::Now();
+      absl::SleepFor(absl::Milliseconds(50));
+      return std::make_pair(begin, absl::Now());
+    }));
+  }
+  std::vector<std::pair<absl::Time, int>> events;
+  for (const auto& result : results) {
+    const auto times = result.Get();
+    ASSERT_THAT(times.status(), IsOk());
+    events.emplace_back(times->first, +1);
+    events.emplace_back(times->second, -1);
+  }
+  std::sort(events.begin(), events.end());
+  int running = 0;
+  int most = 0;
+  for (const auto& [time, change] : events) {
+    running += change;
+    most = std::max(most, running);
+  }
+  EXPECT_EQ(most, 3);
+}
+
+TEST_F(PoolTest, SubmittingNeverWaitsForRoom) {
+  Pool pool({.processes = 2, .task_capacity_bytes = 4096});
+  // Many times what fits, while the workers are busy.
+  std::vector<AsyncResult<size_t>> results;
+  for (size_t i = 0; i < 1000; ++i) {
+    results.push_back(pool.ApplyAsync(
+        [](size_t n, const std::string& s) { return n + s.size(); }, i,
+        std::string(100, 'x')));
+  }
+  for (size_t i = 0; i < 1000; ++i) {
+    ASSERT_THAT(results[i].Get(), IsOkAndHolds(i + 100));
+  }
+}
+
+TEST_F(PoolTest, TasksOfOneSubmitterStartInOrder) {
+  Pool pool({.processes = 1, .task_capacity_bytes = 4096});
+  std::vector<AsyncResult<int>> results;
+  for (int i = 0; i < 2000; ++i) {
+    results.push_back(pool.ApplyAsync([] {
+      static int count = 0;  // the worker's
+      return count++;
+    }));
+  }
+  for (int i = 0; i < 2000; ++i) {
+    ASSERT_THAT(results[static_cast<size_t>(i)].Get(), IsOkAndHolds(i));
+  }
+}
+
+TEST_F(PoolTest, SubmissionsFromManyThreads) {
+  Pool pool({.processes = 2});
+  std::atomic<int> right{0};
+  std::vector<std::thread> threads;
+  for (int t = 0; t < 8; ++t) {
+    threads.emplace_back([&pool, &right, t] {
+      for (int i = 0; i < 200; ++i) {
+        const absl::StatusOr<int> result = pool.Apply(Square, t * 1000 + i);
+        if (result.ok() && *result == Square(t * 1000 + i)) ++right;
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(right, 8 * 200);
+}
+
+TEST_F(PoolTest, ResultsDroppedUnread) {
+  Pool pool({.processes = 2});
+  for (int i = 0; i < 10'000; ++i) pool.ApplyAsync(Square, i);
+  EXPECT_THAT(pool.Apply(Square, 5), IsOkAndHolds(25));
+}
+
+// ---- Map ----
+
+TEST_F(PoolTest, MapKeepsTheOrder) {
+  Pool pool({.processes = 3});
+  EXPECT_THAT(pool.Map(Square, Numbers(10'000)), IsOkAndHolds(Squares(10'000)));
+}
+
+TEST_F(PoolTest, MapOfNothing) {
+  Pool pool({.processes = 1});
+  EXPECT_THAT(pool.Map(Square, std::vector<int>()), IsOkAndHolds(IsEmpty()));
+}
+
+TEST_F(PoolTest, MapWithAnyChunkSize) {
+  Pool pool({.processes = 2});
+  for (const size_t chunksize : {1, 2, 7, 99, 100, 101, 1'000'000}) {
+    EXPECT_THAT(pool.Map(Square, Numbers(100), chunksize),
+                IsOkAndHolds(Squares(100)))
+        << chunksize;
+  }
+}
+
+TEST_F(PoolTest, MapOfStringsAndOtherRanges) {
+  Pool pool({.processes = 2});
+  EXPECT_THAT(pool.Map([](const std::string& s) { return s.size(); },
+                       std::set<std::string>{"a", "bcd", "ef"}),
+              IsOkAndHolds(ElementsAre(1, 3, 2)));
+  const char* const words[] = {"one", "three"};
+  EXPECT_THAT(
+      pool.Map([](const std::string& s) { return s + "?"; }, words),
+      IsOkAndHolds(ElementsAre("one?", "three?")));
+}
+
+TEST_F(PoolTest, MapOfMoreThanTheMemoryHolds) {
+  Pool pool({.processes = 2,
+             .task_capacity_bytes = 4096,
+             .result_capacity_bytes = 64 << 10});
+  EXPECT_THAT(pool.Map(Square, Numbers(200'000)),
+              IsOkAndHolds(Squares(200'000)));
+}
+
+TEST_F(PoolTest, MapOfResultsLargerThanTheirArguments) {
+  Pool pool({.processes = 2, .result_capacity_bytes = 1 << 20});
+  const absl::StatusOr<std::vector<std::string>> texts = pool.Map(
+      [](int n) { return std::string(10'000, static_cast<char>('a' + n % 26)); },
+      Numbers(1000));
+  ASSERT_THAT(texts.status(), IsOk());
+  ASSERT_THAT(*texts, SizeIs(1000));
+  EXPECT_EQ((*texts)[27], std::string(10'000, 'b'));
+}
+
+TEST_F(PoolTest, MapWithoutResults) {
+  Pool pool({.processes = 2});
+  EXPECT_THAT(pool.Map([](int) {}, Numbers(100)), IsOk());
+}
+
+TEST_F(PoolTest, MapReportsTheErrorAndDoesTheRest) {
+  Pool pool({.processes = 2});
+  EXPECT_THAT(pool.Map(
+                  [](int n) {
+                    if (n == 37) throw std::invalid_argument("not 37");
+                    return n;
+                  },
+                  Numbers(100)),
+              StatusIs(absl::StatusCode::kUnknown,
+                       HasSubstr("std::invalid_argument: not 37")));
+  EXPECT_THAT(pool.Map(
+                  [](int n) -> absl::Status {
+                    if (n < 50) return absl::OkStatus();
+                    return absl::DataLossError("late");
+                  },
+                  Numbers(100)),
+              StatusIs(absl::StatusCode::kDataLoss, "late"));
+  EXPECT_THAT(pool.Map(Square, Numbers(10)), IsOkAndHolds(Squares(10)));
+}
+
+TEST_F(PoolTest, MapReportsADeadWorker) {
+  Pool pool({.processes = 2});
+  const absl::Status status = pool.Map(
+      [](int n) {
+        if (n == 5) raise(SIGKILL);
+      },
+      Numbers(100), 10);
+  EXPECT_TRUE(IsWorkerDied(status)) << status;
+  EXPECT_THAT(pool.Map(Square, Numbers(10)), IsOkAndHolds(Squares(10)));
+}
+
+// ---- death ----
+
+TEST_F(PoolTest, DeadWorkerFailsItsOwnTaskOnly) {
+  Pool pool({.processes = 2});
+  std::vector<AsyncResult<int>> results;
+  for (int i = 0; i < 100; ++i) {
+    results.push_back(pool.ApplyAsync(
+        [](int n) {
+          if (n % 10 == 3) raise(SIGKILL);
+          return n;
+        },
+        i));
+  }
+  for (int i = 0; i < 100; ++i) {
+    const absl::StatusOr<int> result = results[static_cast<size_t>(i)].Get();
+    if (i % 10 == 3) {
+      EXPECT_TRUE(IsWorkerDied(result.status())) << i << result.status();
+      EXPECT_THAT(result, StatusIs(absl::StatusCode::kAborted,
+                                   AllOf(HasSubstr("PoolWorker-"),
+                                         HasSubstr("SIGKILL"))));
+    } else {
+      EXPECT_THAT(result, IsOkAndHolds(i));
+    }
+  }
+  // The dead are replaced.
+  while (pool.pids().size() != 2) absl::SleepFor(absl::Milliseconds(1));
+}
+
+TEST_F(PoolTest, WorkerThatExitsIsReportedWithItsCode) {
+  Pool pool({.processes = 1});
+  EXPECT_THAT(pool.Apply([] { _exit(7); }),
+              StatusIs(absl::StatusCode::kAborted, HasSubstr("code 7")));
+  EXPECT_THAT(pool.Apply([] { std::abort(); }),
+              StatusIs(absl::StatusCode::kAborted, HasSubstr("SIGABRT")));
+  EXPECT_THAT(pool.Apply(Square, 2), IsOkAndHolds(4));
+}
+
+TEST_F(PoolTest, IdleWorkerKilledIsReplacedAndNothingFails) {
+  Pool pool({.processes = 2});
+  ASSERT_THAT(pool.Apply(Square, 1), IsOk());
+  for (int round = 0; round < 20; ++round) {
+    for (const pid_t pid : pool.pids()) kill(pid, SIGKILL);
+    EXPECT_THAT(pool.Apply(Square, round), IsOkAndHolds(Square(round)));
+  }
+}
+
+TEST_F(PoolTest, WorkersEndWhenThePoolsProcessIsKilled) {
+  // The worker's pid comes back through a pipe, of which the worker holds the
+  // write end: end of file means that every process that had it is gone.
+  int ends[2];
+  ASSERT_EQ(pipe(ends), 0);
+  const pid_t owner = fork();
+  ASSERT_GE(owner, 0);
+  if (owner == 0) {
+    close(ends[0]);
+    Pool pool({.processes = 3});
+    if (!pool.Apply(Square, 1).ok()) _exit(1);
+    char ready = 'r';
+    if (write(ends[1], &ready, 1) != 1) _exit(1);
+    pause();
+  }
+  close(ends[1]);
+  char byte;
+  ASSERT_EQ(read(ends[0], &byte, 1), 1);
+  kill(owner, SIGKILL);
+  ASSERT_EQ(waitpid(owner, nullptr, 0), owner);
+  EXPECT_EQ(read(ends[0], &byte, 1), 0);
+  close(ends[0]);
+}
+
+// ---- the end ----
+
+TEST_F(PoolTest, CloseHasDoneWhatWasSubmitted) {
+  Pool pool({.processes = 2, .task_capacity_bytes = 4096});
+  std::vector<AsyncResult<int>> results;
+  for (int i = 0; i < 1000; ++i) results.push_back(pool.ApplyAsync(Square, i));
+  pool.Close();
+  EXPECT_THAT(pool.Apply(Square, 1),
+              StatusIs(absl::StatusCode::kFailedPrecondition, _));
+  EXPECT_THAT(pool.Join(), IsOk());
+  for (int i = 0; i < 1000; ++i) {
+    EXPECT_TRUE(results[static_cast<size_t>(i)].Ready());
+    EXPECT_THAT(results[static_cast<size_t>(i)].Get(), IsOkAndHolds(Square(i)));
+  }
+  EXPECT_THAT(pool.pids(), IsEmpty());
+}
+
+TEST_F(PoolTest, CloseDespiteDeaths) {
+  Pool pool({.processes = 2});
+  std::vector<AsyncResult<int>> results;
+  for (int i = 0; i < 200; ++i) {
+    results.push_back(pool.ApplyAsync(
+        [](int n) {
+          if (n % 20 == 0) raise(SIGKILL);
+          return n;
+        },
+        i));
+  }
+  pool.Close();
+  EXPECT_THAT(pool.Join(), IsOk());
+  for (int i = 0; i < 200; ++i) {
+    const absl::StatusOr<int> result = results[static_cast<size_t>(i)].Get();
+    EXPECT_EQ(result.ok(), i % 20 != 0) << i << result.status();
+  }
+}
+
+TEST_F(PoolTest, JoinBeforeCloseIsRefused) {
+  Pool pool({.processes = 1});
+  EXPECT_THAT(pool.Join(), StatusIs(absl::StatusCode::kFailedPrecondition, _));
+}
+
+TEST_F(PoolTest, JoinWithTimeout) {
+  Pool pool({.processes = 1});
+  const auto slow =
+      pool.ApplyAsync([] { absl::SleepFor(absl::Milliseconds(200)); });
+  pool.Close();
+  const absl::Time begin = absl::Now();
+  EXPECT_THAT(pool.Join(absl::Milliseconds(20)),
+              StatusIs(absl::StatusCode::kDeadlineExceeded, _));
+  EXPECT_GE(absl::Now() - begin, absl::Milliseconds(20));
+  EXPECT_THAT(pool.Join(), IsOk());
+  EXPECT_THAT(slow.Get(), IsOk());
+}
+
+TEST_F(PoolTest, TerminateFailsWhatHasNotEnded) {
+  Pool pool({.processes = 2});
+  std::vector<AsyncResult<void>> results;
+  for (int i = 0; i < 10; ++i) {
+    results.push_back(
+        pool.ApplyAsync([] { absl::SleepFor(absl::Seconds(1000)); }));
+  }
+  pool.Terminate();
+  EXPECT_THAT(pool.Join(), IsOk());
+  for (const auto& result : results) {
+    EXPECT_THAT(result.Get(), Not(IsOk()));
+  }
+  EXPECT_THAT(pool.Apply(Square, 1),
+              StatusIs(absl::StatusCode::kFailedPrecondition, _));
+}
+
+TEST_F(PoolTest, TerminateEndsStoppedWorkers) {
+  Pool pool({.processes = 2});
+  ASSERT_THAT(pool.Apply(Square, 1), IsOk());
+  for (const pid_t pid : pool.pids()) kill(pid, SIGSTOP);
+  pool.Terminate();
+  EXPECT_THAT(pool.Join(), IsOk());
+}
+
+TEST_F(PoolTest, DestructorTerminates) {
+  std::vector<pid_t> pids;
+  {
+    Pool pool({.processes = 3});
+    pids = pool.pids();
+    pool.ApplyAsync([] { absl::SleepFor(absl::Seconds(1000)); });
+  }
+  ASSERT_THAT(pids, SizeIs(3));
+  for (const pid_t pid : pids) EXPECT_NE(kill(pid, 0), 0);
+}
+
+TEST_F(PoolTest, MoveAssignmentTerminatesTheOldPool) {
+  Pool pool({.processes = 1});
+  const std::vector<pid_t> old = pool.pids();
+  pool = Pool({.processes = 1});
+  EXPECT_NE(kill(old[0], 0), 0);
+  EXPECT_THAT(pool.Apply(Square, 3), IsOkAndHolds(9));
+}
+
+// ---- surroundings ----
+
+TEST_F(PoolTest, TwoPoolsAtOnce) {
+  Pool a({.processes = 1});
+  Pool b({.processes = 2});
+  for (int i = 0; i < 100; ++i) {
+    EXPECT_THAT(a.Apply(Square, i), IsOkAndHolds(Square(i)));
+    EXPECT_THAT(b.Apply(Square, i), IsOkAndHolds(Square(i)));
+  }
+}
+
+TEST_F(PoolTest, ManyWorkersOnFewProcessors) {
+  Pool pool({.processes = 100});
+  EXPECT_THAT(pool.Map(Square, Numbers(10'000), 1),
+              IsOkAndHolds(Squares(10'000)));
+}
+
+TEST_F(PoolTest, DefaultIsAWorkerForEachProcessor) {
+  Pool pool;
+  EXPECT_EQ(pool.processes(), CpuCount());
+}
+
+TEST_F(PoolTest, BadOptionsAreReported) {
+  EXPECT_THAT(Pool::Create({.processes = -1}),
+              StatusIs(absl::StatusCode::kInvalidArgument, _));
+  EXPECT_THAT(Pool::Create({.processes = 1, .task_capacity_bytes = 0}),
+              StatusIs(absl::StatusCode::kInvalidArgument, _));
+}
+
+TEST_F(PoolTest, InheritedPoolIsRefusedInAChild) {
+  Pool pool({.processes = 1});
+  Process child([&pool] {
+    const absl::Status refused = pool.Apply(Square, 1).status();
+    return refused.code() == absl::StatusCode::kFailedPrecondition ? 0 : 1;
+  });
+  ASSERT_THAT(child.Start(), IsOk());
+  ASSERT_THAT(child.Join(), IsOk());
+  EXPECT_EQ(child.exitcode(), 0);
+  EXPECT_THAT(pool.Apply(Square, 2), IsOkAndHolds(4));
+}
+
+TEST_F(PoolTest, PoolInAChild) {
+  Process child({.daemon = false}, [] {
+    Pool pool({.processes = 2});
+    return pool.Apply(Square, 3) == absl::StatusOr<int>(9) ? 0 : 1;
+  });
+  ASSERT_THAT(child.Start(), IsOk());
+  ASSERT_THAT(child.Join(), IsOk());
+  EXPECT_EQ(child.exitcode(), 0);
+}
+
+TEST_F(PoolTest, ProgramThatExitsWithAnOpenPoolEnds) {
+  Process program([] {
+    static auto* const pool = new Pool({.processes = 2});
+    pool->ApplyAsync([] { absl::SleepFor(absl::Seconds(1000)); });
+    std::exit(5);
+  });
+  ASSERT_THAT(program.Start(), IsOk());
+  ASSERT_THAT(program.Join(), IsOk());
+  EXPECT_EQ(program.exitcode(), 5);
+}
+
+TEST_F(PoolTest, IdlePoolIsWokenAfterALongSleep) {
+  Pool pool({.processes = 2});
+  for (int i = 0; i < 3; ++i) {
+    absl::SleepFor(absl::Milliseconds(300));
+    EXPECT_THAT(pool.Apply(Square, i), IsOkAndHolds(Square(i)));
+  }
+}
+
+}  // namespace
+}  // namespace mp

@@ -1,0 +1,236 @@
+#include "mp/pool/process_executor.h"
+
+#include <signal.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cstddef>
+#include <cstring>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "mp/base/deadline.h"
+#include "mp/pool/executor.h"
+#include "mp/pool/worker_died.h"
+#include "mp/testing/process_test.h"
+#include "mp/testing/status_matchers.h"
+
+namespace mp::pool_internal {
+namespace {
+
+using ::mp::testing::IsOk;
+using ::mp::testing::StatusIs;
+using ::testing::_;
+using ::testing::HasSubstr;
+using ::testing::SizeIs;
+
+class ProcessExecutorTest : public mp::testing::ProcessTest {};
+
+// Keeps what a task came to. Counts its ends: there must be one.
+class RecordingSink final : public TaskSink {
+ public:
+  void Part(std::span<const std::byte> bytes) override {
+    text.append(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+  }
+  void Finish(std::span<const std::byte> bytes) override {
+    Part(bytes);
+    ++ends;
+  }
+  void Fail(absl::Status status) override {
+    error = std::move(status);
+    ++ends;
+  }
+
+  std::string text;
+  absl::Status error;
+  std::atomic<int> ends{0};
+};
+
+void Put(TaskOutput& output, bool last, std::string_view text) {
+  const auto encode = [text](std::span<std::byte> out) {
+    memcpy(out.data(), text.data(), text.size());
+    return absl::OkStatus();
+  };
+  last ? output.Finish(text.size(), encode) : output.Part(text.size(), encode);
+}
+
+std::string_view Text(std::span<const std::byte> bytes) {
+  return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
+}
+
+absl::StatusOr<std::unique_ptr<ProcessExecutor>> Create(
+    int processes, size_t capacity = size_t{64} << 10) {
+  return ProcessExecutor::Create({.processes = processes,
+                                  .task_capacity_bytes = capacity,
+                                  .result_capacity_bytes = capacity});
+}
+
+std::shared_ptr<RecordingSink> Submit(Executor& executor, TaskFunction function,
+                                      std::string_view input) {
+  auto sink = std::make_shared<RecordingSink>();
+  EXPECT_THAT(executor.Submit(
+                  function, input.size(),
+                  [input](std::span<std::byte> out) {
+                    memcpy(out.data(), input.data(), input.size());
+                    return absl::OkStatus();
+                  },
+                  sink),
+              IsOk());
+  return sink;
+}
+
+void Finish(Executor& executor) {
+  executor.Close();
+  EXPECT_THAT(executor.Join(Deadline::Infinite()), IsOk());
+}
+
+TEST_F(ProcessExecutorTest, PartsArriveInOrderThenTheEnd) {
+  ASSERT_OK_AND_ASSIGN(const auto executor, Create(1));
+  const auto sink = Submit(
+      *executor,
+      [](std::span<const std::byte> input, TaskOutput& output) {
+        for (const char c : Text(input)) Put(output, false, {&c, 1});
+        Put(output, true, "!");
+      },
+      "parts");
+  Finish(*executor);
+  EXPECT_EQ(sink->text, "parts!");
+  EXPECT_EQ(sink->ends, 1);
+}
+
+TEST_F(ProcessExecutorTest, DeliverUntilNeedsNoOtherThread) {
+  ASSERT_OK_AND_ASSIGN(const auto executor, Create(1));
+  for (int i = 0; i < 1000; ++i) {
+    const auto sink = Submit(
+        *executor,
+        [](std::span<const std::byte> input, TaskOutput& output) {
+          Put(output, true, Text(input));
+        },
+        "x");
+    while (!executor->DeliverUntil([&] { return sink->ends == 1; })) {
+    }
+    EXPECT_EQ(sink->text, "x");
+  }
+}
+
+TEST_F(ProcessExecutorTest, EncoderThatFailsSubmitsNothing) {
+  ASSERT_OK_AND_ASSIGN(const auto executor, Create(1));
+  auto sink = std::make_shared<RecordingSink>();
+  const auto run = [](std::span<const std::byte>, TaskOutput& output) {
+    Put(output, true, "");
+  };
+  EXPECT_THAT(
+      executor->Submit(
+          run, 3,
+          [](std::span<std::byte>) { return absl::DataLossError("no"); }, sink),
+      StatusIs(absl::StatusCode::kDataLoss, "no"));
+  const auto next = Submit(*executor, run, "");
+  Finish(*executor);
+  EXPECT_EQ(sink->ends, 0);
+  EXPECT_EQ(next->ends, 1);
+}
+
+TEST_F(ProcessExecutorTest, EncoderOfAResultThatFailsFailsTheTask) {
+  ASSERT_OK_AND_ASSIGN(const auto executor, Create(1));
+  const auto sink = Submit(
+      *executor,
+      [](std::span<const std::byte>, TaskOutput& output) {
+        output.Finish(
+            1, [](std::span<std::byte>) { return absl::DataLossError("no"); });
+      },
+      "");
+  Finish(*executor);
+  EXPECT_THAT(sink->error, StatusIs(absl::StatusCode::kDataLoss, "no"));
+}
+
+TEST_F(ProcessExecutorTest, DeathAfterSomePartsIsTheEnd) {
+  ASSERT_OK_AND_ASSIGN(const auto executor, Create(2));
+  const auto sink = Submit(
+      *executor,
+      [](std::span<const std::byte>, TaskOutput& output) {
+        Put(output, false, "half");
+        raise(SIGKILL);
+      },
+      "");
+  Finish(*executor);
+  EXPECT_EQ(sink->text, "half");
+  EXPECT_EQ(sink->ends, 1);
+  EXPECT_TRUE(IsWorkerDied(sink->error)) << sink->error;
+}
+
+TEST_F(ProcessExecutorTest, DeathAfterTheEndIsNoError) {
+  ASSERT_OK_AND_ASSIGN(const auto executor, Create(1));
+  const auto sink = Submit(
+      *executor,
+      [](std::span<const std::byte>, TaskOutput& output) {
+        Put(output, true, "done");
+        raise(SIGKILL);
+      },
+      "");
+  Finish(*executor);
+  EXPECT_EQ(sink->text, "done");
+  EXPECT_EQ(sink->ends, 1);
+  EXPECT_THAT(sink->error, IsOk());
+}
+
+TEST_F(ProcessExecutorTest, EveryTaskEndsOnceWhateverDies) {
+  // A small ring, so that most tasks wait in the backlog.
+  ASSERT_OK_AND_ASSIGN(const auto executor, Create(3, 4096));
+  std::vector<std::shared_ptr<RecordingSink>> sinks;
+  for (int i = 0; i < 2000; ++i) {
+    sinks.push_back(Submit(
+        *executor,
+        [](std::span<const std::byte> input, TaskOutput& output) {
+          if (Text(input) == "7") raise(SIGKILL);
+          Put(output, true, Text(input));
+        },
+        std::to_string(i % 50)));
+  }
+  Finish(*executor);
+  for (int i = 0; i < 2000; ++i) {
+    const RecordingSink& sink = *sinks[static_cast<size_t>(i)];
+    ASSERT_EQ(sink.ends, 1) << i;
+    if (i % 50 == 7) {
+      ASSERT_TRUE(IsWorkerDied(sink.error)) << i << sink.error;
+    } else {
+      ASSERT_EQ(sink.text, std::to_string(i % 50)) << sink.error;
+    }
+  }
+}
+
+TEST_F(ProcessExecutorTest, TerminateEndsEveryTaskOnce) {
+  ASSERT_OK_AND_ASSIGN(const auto executor, Create(2, 4096));
+  std::vector<std::shared_ptr<RecordingSink>> sinks;
+  for (int i = 0; i < 500; ++i) {
+    sinks.push_back(Submit(
+        *executor,
+        [](std::span<const std::byte>, TaskOutput&) { pause(); }, "x"));
+  }
+  executor->Terminate();
+  EXPECT_THAT(executor->Join(Deadline::Infinite()), IsOk());
+  for (const auto& sink : sinks) {
+    EXPECT_EQ(sink->ends, 1);
+    EXPECT_FALSE(sink->error.ok());
+  }
+  EXPECT_THAT(executor->pids(), SizeIs(0));
+}
+
+TEST_F(ProcessExecutorTest, InputLargerThanTheRingIsRefused) {
+  ASSERT_OK_AND_ASSIGN(const auto executor, Create(1, 4096));
+  EXPECT_THAT(executor->Submit(
+                  [](std::span<const std::byte>, TaskOutput&) {},
+                  executor->max_input_size() + 1,
+                  [](std::span<std::byte>) { return absl::OkStatus(); },
+                  std::make_shared<RecordingSink>()),
+              StatusIs(absl::StatusCode::kInvalidArgument,
+                       HasSubstr("task_capacity_bytes")));
+}
+
+}  // namespace
+}  // namespace mp::pool_internal

@@ -1,0 +1,579 @@
+#include "mp/testing/kill_stepper.h"
+
+#include <dlfcn.h>
+#include <elf.h>
+#include <errno.h>
+#include <signal.h>
+#include <stddef.h>
+#include <string.h>
+#include <sys/ptrace.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <sys/user.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <set>
+#include <string>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+#include "absl/debugging/symbolize.h"
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "gtest/gtest.h"
+#include "mp/base/check.h"
+#include "mp/base/deadline.h"
+#include "mp/base/errno_status.h"
+#include "mp/testing/child.h"
+#include "mp/testing/proc_info.h"
+#include "mp/testing/shared_page.h"
+
+namespace mp::testing_internal {
+namespace {
+
+using ::mp::testing::ExitStatus;
+using ::mp::testing::KillPoint;
+using ::mp::testing::KillReport;
+using ::mp::testing::KillSteps;
+using ::mp::testing::SharedPage;
+using ::mp::testing::SleepingIn;
+
+// What the child tells the parent.
+struct Control {
+  enum Phase { kSetup, kOperation, kDone };
+  volatile Phase phase;
+  volatile int ptrace_errno;
+  volatile bool assertion_failed;
+};
+
+// Without raise(), which would block signals around it.
+void StopSelf() { syscall(SYS_tgkill, getpid(), gettid(), SIGSTOP); }
+
+// One hardware breakpoint of a traced child: its other processes and threads do
+// not have it, and no code is changed.
+#if defined(__x86_64__)
+bool SetDebugRegister(pid_t pid, int number, uintptr_t value) {
+  const size_t offset = offsetof(struct user, u_debugreg) +
+                        static_cast<size_t>(number) * sizeof(uintptr_t);
+  return ptrace(PTRACE_POKEUSER, pid, reinterpret_cast<void*>(offset),
+                reinterpret_cast<void*>(value)) == 0;
+}
+// Stops the child whenever it is about to execute the instruction there.
+bool SetBreakpoint(pid_t pid, uintptr_t address) {
+  constexpr uintptr_t kEnableFirst = 1;
+  return SetDebugRegister(pid, 0, address) &&
+         SetDebugRegister(pid, 7, kEnableFirst);
+}
+void ClearBreakpoint(pid_t pid) { SetDebugRegister(pid, 7, 0); }
+#else
+bool SetBreakpoint(pid_t, uintptr_t) { return false; }
+void ClearBreakpoint(pid_t) {}
+#endif
+
+uintptr_t InstructionPointer(pid_t pid) {
+  user_regs_struct registers = {};
+  iovec out = {.iov_base = &registers, .iov_len = sizeof(registers)};
+  ptrace(PTRACE_GETREGSET, pid, reinterpret_cast<void*>(NT_PRSTATUS), &out);
+#if defined(__x86_64__)
+  return registers.rip;
+#elif defined(__aarch64__)
+  return registers.pc;
+#else
+#error "the kill stepper knows x86-64 and AArch64"
+#endif
+}
+
+// Blocks SIGCHLD, so that a stop of the child can be awaited with a timeout.
+class BlockSigchld {
+ public:
+  BlockSigchld() {
+    sigemptyset(&sigchld_);
+    sigaddset(&sigchld_, SIGCHLD);
+    pthread_sigmask(SIG_BLOCK, &sigchld_, &before_);
+  }
+  BlockSigchld(const BlockSigchld&) = delete;
+  BlockSigchld& operator=(const BlockSigchld&) = delete;
+  ~BlockSigchld() { Restore(); }
+
+  void Restore() const { pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
+  // Waits for news of a child, but not long. False if there was none.
+  bool WaitForNews() const {
+    const timespec pause = {.tv_sec = 0, .tv_nsec = 1'000'000};
+    return sigtimedwait(&sigchld_, nullptr, &pause) == SIGCHLD;
+  }
+
+ private:
+  sigset_t sigchld_;
+  sigset_t before_;
+};
+
+// A traced child that executes the operation, from fork to death.
+class Tracee {
+ public:
+  enum class Event {
+    kStopped,  // after one instruction, or at the breakpoint
+    kAsleep,   // still in the system call
+    kDone,     // the operation has completed
+    kFailed,   // see error()
+  };
+
+  Tracee(const KillSteps& steps, Control* control, const BlockSigchld& blocked)
+      : steps_(steps), control_(control), blocked_(blocked) {
+    *control_ = Control{};
+    pid_ = ForkForTest([&] { return Run(); });
+  }
+  Tracee(const Tracee&) = delete;
+  Tracee& operator=(const Tracee&) = delete;
+  ~Tracee() { Kill(); }
+
+  pid_t pid() const { return pid_; }
+  const absl::Status& error() const { return error_; }
+
+  // Waits for the beginning of the operation.
+  bool Begin() {
+    int status = 0;
+    while (waitpid(pid_, &status, 0) < 0) {
+      MP_PCHECK(errno == EINTR) << "waitpid";
+    }
+    if (!WIFSTOPPED(status)) {
+      reaped_ = true;
+      error_ = control_->ptrace_errno != 0
+                   ? ErrnoStatus(control_->ptrace_errno,
+                                 "this process may not trace its children: "
+                                 "ptrace(PTRACE_TRACEME)")
+                   : Ended("before the operation", status);
+      return false;
+    }
+    if (ptrace(PTRACE_SETOPTIONS, pid_, nullptr, PTRACE_O_EXITKILL) != 0) {
+      error_ = ErrnoStatus(errno, "ptrace(PTRACE_SETOPTIONS)");
+      return false;
+    }
+    return true;
+  }
+
+  Event Step() { return Resume(PTRACE_SINGLESTEP); }
+  Event Continue() { return Resume(PTRACE_CONT); }
+
+  // After kAsleep: calls unblock() and waits for what the resumed child does.
+  Event Unblock() {
+    steps_.unblock();
+    const Event event = Await(steps_.stranded_after);
+    if (event != Event::kAsleep) return event;
+    error_ = absl::DeadlineExceededError(absl::StrFormat(
+        "stranded: still asleep %s after unblock(), in system call %s",
+        absl::FormatDuration(steps_.stranded_after), SleepingIn(pid_)));
+    return Event::kFailed;
+  }
+
+  // The next instruction; 0 unless it is stopped.
+  uintptr_t address() const { return InstructionPointer(pid_); }
+
+  // SIGKILL, at this very instruction, and reaps it.
+  void Kill() {
+    if (std::exchange(reaped_, true)) return;
+    kill(pid_, SIGKILL);
+    int status = 0;
+    do {
+      while (waitpid(pid_, &status, 0) < 0) {
+        MP_PCHECK(errno == EINTR) << "waitpid";
+      }
+    } while (WIFSTOPPED(status));
+  }
+
+ private:
+  // In the child.
+  int Run() {
+    blocked_.Restore();
+    if (steps_.setup) steps_.setup();
+    if (ptrace(PTRACE_TRACEME, 0, nullptr, nullptr) != 0) {
+      control_->ptrace_errno = errno;
+      return testing::kChildFailedCode;
+    }
+    const int failures = CountFailures();
+    control_->phase = Control::kOperation;
+    StopSelf();
+    steps_.op();
+    control_->phase = Control::kDone;
+    control_->assertion_failed = CountFailures() != failures;
+    StopSelf();
+    return 0;  // never reached: the parent kills it
+  }
+
+  Event Resume(__ptrace_request request) {
+    void* const signal = reinterpret_cast<void*>(std::exchange(signal_, 0));
+    if (ptrace(request, pid_, nullptr, signal) != 0) {
+      error_ = ErrnoStatus(errno, "ptrace, to resume the operation");
+      return Event::kFailed;
+    }
+    return Await(steps_.asleep_after);
+  }
+
+  // Waits until the child stops, ends, or has slept for `patience`. A child
+  // that is merely slow is waited for: the watchdog bounds it.
+  Event Await(absl::Duration patience) {
+    Deadline deadline = Deadline::Infinite();  // while it does not sleep
+    std::string asleep_in;                     // the call, while it sleeps
+    while (true) {
+      int status = 0;
+      const pid_t changed = waitpid(pid_, &status, WNOHANG);
+      if (changed == pid_) return Classify(status);
+      MP_PCHECK(changed == 0 || errno == EINTR) << "waitpid";
+      if (blocked_.WaitForNews()) continue;
+      const std::string now = SleepingIn(pid_);
+      if (now.empty() || now != asleep_in) {
+        asleep_in = now;
+        deadline =
+            now.empty() ? Deadline::Infinite() : Deadline::After(patience);
+      } else if (deadline.Expired()) {
+        return Event::kAsleep;
+      }
+    }
+  }
+
+  Event Classify(int status) {
+    if (!WIFSTOPPED(status)) {
+      reaped_ = true;
+      error_ = Ended("in the operation", status);
+      return Event::kFailed;
+    }
+    const int signal = WSTOPSIG(status);
+    switch (signal) {
+      case SIGTRAP:
+        return Event::kStopped;
+      case SIGSTOP:
+        if (control_->phase != Control::kDone) return Event::kStopped;
+        if (!control_->assertion_failed) return Event::kDone;
+        error_ = absl::AbortedError("an assertion failed in the operation");
+        return Event::kFailed;
+      case SIGABRT:
+      case SIGBUS:
+      case SIGFPE:
+      case SIGILL:
+      case SIGSEGV:
+      case SIGSYS:
+        error_ = absl::AbortedError(
+            absl::StrFormat("the operation crashed by signal %d (%s)", signal,
+                            strsignal(signal)));
+        return Event::kFailed;
+      default:
+        signal_ = signal;  // its own business: delivered when it goes on
+        return Event::kStopped;
+    }
+  }
+
+  absl::Status Ended(const char* when, int status) {
+    return absl::AbortedError(
+        absl::StrCat("the child ended ", when, ": ",
+                     ::testing::PrintToString(ExitStatus::FromWait(status))));
+  }
+
+  const KillSteps& steps_;
+  Control* const control_;
+  const BlockSigchld& blocked_;
+  pid_t pid_ = 0;
+  bool reaped_ = false;
+  int signal_ = 0;
+  absl::Status error_;
+};
+
+// The first, complete run.
+struct Trace {
+  // What follows after n instructions.
+  std::vector<uintptr_t> addresses;
+  // How often a breakpoint at addresses[n] would have stopped the child until
+  // then, since the beginning or the last sleep.
+  std::vector<int64_t> hits;
+  // The instructions that slept, counted from 1.
+  std::set<int64_t> sleeps;
+
+  int64_t size() const { return static_cast<int64_t>(addresses.size()) - 1; }
+  uintptr_t address(int64_t n) const {
+    return addresses[static_cast<size_t>(n)];
+  }
+};
+
+class Stepper {
+ public:
+  explicit Stepper(const KillSteps& steps) : steps_(steps) {}
+
+  absl::StatusOr<KillReport> Run() {
+    const absl::Status status = RunWhole();
+    if (!status.ok()) return status;
+    CountHits();
+    // Goes past the length of the first run if others are longer.
+    bool completed = !report_.completed;
+    for (int64_t n = steps_.first; n <= trace_.size() || !completed;
+         n = Next(n)) {
+      if (n > 2 * trace_.size() + 1000) {
+        return absl::DeadlineExceededError(absl::StrFormat(
+            "took %d instructions at first, but has not completed after %d",
+            trace_.size(), n));
+      }
+      if (trace_.sleeps.count(n) > 0) {
+        const absl::StatusOr<bool> asleep = RunTo(n, /*die_asleep=*/true);
+        if (!asleep.ok()) return asleep.status();
+        if (!report_.completed) break;
+      }
+      const absl::StatusOr<bool> awake = RunTo(n, /*die_asleep=*/false);
+      if (!awake.ok()) return awake.status();
+      if (report_.completed) completed = *awake;
+    }
+    return report_;
+  }
+
+ private:
+  using Event = Tracee::Event;
+  using State = KillPoint::State;
+
+  // Strides, but not over a sleep.
+  int64_t Next(int64_t n) const {
+    const auto sleep = trace_.sleeps.upper_bound(n);
+    const int64_t next = n + steps_.stride;
+    return sleep == trace_.sleeps.end() ? next : std::min(next, *sleep);
+  }
+
+  // Traces the operation from its beginning to its end.
+  absl::Status RunWhole() {
+    if (steps_.prepare) steps_.prepare();
+    Tracee child(steps_, control_.get(), blocked_);
+    if (!child.Begin()) return child.error();
+    trace_.addresses.push_back(child.address());
+    while (true) {
+      if (trace_.size() >= steps_.max_instructions) {
+        return absl::DeadlineExceededError(absl::StrCat(
+            "the operation has not completed ",
+            KillPoint{.instruction = trace_.size(), .address = child.address()}
+                .ToString()));
+      }
+      Event event = child.Step();
+      if (event == Event::kAsleep) {
+        trace_.sleeps.insert(trace_.size() + 1);
+        ++report_.sleeps;
+        if (steps_.unblock) {
+          event = child.Unblock();
+        } else {
+          // Run() lets it die there, as at any other instruction.
+          trace_.addresses.push_back(0);
+          report_.instructions = trace_.size();
+          return absl::OkStatus();
+        }
+      }
+      if (event == Event::kFailed) return Failed(child, trace_.size());
+      if (event == Event::kDone) break;
+      trace_.addresses.push_back(child.address());
+    }
+    report_.instructions = trace_.size();
+    report_.completed = true;
+    return absl::OkStatus();
+  }
+
+  void CountHits() {
+    std::unordered_map<uintptr_t, int64_t> hits;
+    trace_.hits.assign(trace_.addresses.size(), 0);
+    for (int64_t n = 1; n <= trace_.size(); ++n) {
+      if (trace_.sleeps.count(n) > 0) hits.clear();
+      // A string instruction is stepped round by round, but passes a breakpoint
+      // once.
+      if (trace_.address(n) == trace_.address(n - 1)) continue;
+      trace_.hits[static_cast<size_t>(n)] = ++hits[trace_.address(n)];
+    }
+  }
+
+  // One death after `n` instructions, or in the sleep of the n-th. Returns
+  // whether the operation had completed.
+  absl::StatusOr<bool> RunTo(int64_t n, bool die_asleep) {
+    absl::StatusOr<bool> completed = TryRunTo(n, die_asleep, /*fast=*/true);
+    // It was shorter this time or has passed by the breakpoint.
+    if (completed.ok() && *completed && n <= trace_.size()) {
+      completed = TryRunTo(n, die_asleep, /*fast=*/false);
+    }
+    return completed;
+  }
+
+  absl::StatusOr<bool> TryRunTo(int64_t n, bool die_asleep, bool fast) {
+    if (steps_.prepare) steps_.prepare();
+    Tracee child(steps_, control_.get(), blocked_);
+    if (!child.Begin()) return child.error();
+    int64_t position = 0;
+    const Event event = Travel(&child, n, die_asleep, fast, &position);
+    absl::Status status;
+    switch (event) {
+      case Event::kStopped:
+        status = Die(&child, State::kRunning, position);
+        break;
+      case Event::kAsleep:
+        status = Die(&child, State::kAsleep, position + 1);
+        break;
+      case Event::kDone:
+        status = Die(&child, State::kCompleted, position);
+        break;
+      case Event::kFailed:
+        status = Failed(child, position);
+        break;
+    }
+    if (!status.ok()) return status;
+    return event == Event::kDone;
+  }
+
+  // Leads the child from `*position`, which is 0, to `n`. Returns where it
+  // stands: kStopped there, or something else earlier.
+  Event Travel(Tracee* child, int64_t n, bool die_asleep, bool fast,
+               int64_t* position) {
+    for (const int64_t sleep : trace_.sleeps) {
+      if (sleep > n) break;
+      const Event event = Walk(child, sleep - 1, fast, position);
+      if (event != Event::kStopped) return event;
+      const Event slept = StepOver(child, die_asleep && sleep == n, position);
+      if (slept != Event::kStopped) return slept;
+    }
+    return Walk(child, n, fast, position);
+  }
+
+  // Leads it to `target` over instructions that did not sleep: with a
+  // breakpoint as near as possible, then step by step.
+  Event Walk(Tracee* child, int64_t target, bool fast, int64_t* position) {
+    const int64_t known = std::min(target, trace_.size());
+    // The position to which a breakpoint leads with the fewest stops in all.
+    int64_t best = *position;
+    int64_t cost = known - *position;
+    for (int64_t at = known; at > *position && known - at < cost; --at) {
+      const int64_t hits = trace_.hits[static_cast<size_t>(at)];
+      if (hits == 0 || trace_.address(at) == trace_.address(*position)) {
+        continue;
+      }
+      if (hits + known - at < cost) {
+        cost = hits + known - at;
+        best = at;
+      }
+    }
+    if (fast && best != *position) {
+      const Event event = Jump(child, best, position);
+      if (event != Event::kStopped) return event;
+    }
+    while (*position < target) {
+      const Event event = StepOver(child, /*die_asleep=*/false, position);
+      if (event != Event::kStopped) return event;
+    }
+    return Event::kStopped;
+  }
+
+  Event Jump(Tracee* child, int64_t target, int64_t* position) {
+    const uintptr_t address = trace_.address(target);
+    if (!have_breakpoints_ || !SetBreakpoint(child->pid(), address)) {
+      have_breakpoints_ = false;
+      return Event::kStopped;
+    }
+    int64_t hits = 0;
+    while (hits < trace_.hits[static_cast<size_t>(target)]) {
+      Event event = child->Continue();
+      if (event == Event::kAsleep && steps_.unblock) event = child->Unblock();
+      if (event != Event::kStopped) return event;
+      // Or a signal is about to be delivered.
+      if (child->address() == address) ++hits;
+    }
+    ClearBreakpoint(child->pid());
+    *position = target;
+    return Event::kStopped;
+  }
+
+  Event StepOver(Tracee* child, bool die_asleep, int64_t* position) {
+    Event event = child->Step();
+    if (event == Event::kAsleep && !die_asleep && steps_.unblock) {
+      event = child->Unblock();
+    }
+    if (event == Event::kStopped) ++*position;
+    return event;
+  }
+
+  // Kills and reaps the child where it stands and calls check().
+  absl::Status Die(Tracee* child, State state, int64_t n) {
+    const KillPoint point = {
+        .instruction = n,
+        .state = state,
+        .address = state == State::kAsleep ? 0 : child->address()};
+    if (state != State::kCompleted) ++report_.deaths;
+    if (state == State::kRunning &&
+        (n > trace_.size() || trace_.address(n) != point.address)) {
+      ++report_.diverged;
+    }
+    child->Kill();
+    const int failures = CountFailures();
+    steps_.check(point);
+    if (CountFailures() == failures) return absl::OkStatus();
+    return absl::AbortedError(
+        absl::StrCat("the check failed for a child killed ", point.ToString()));
+  }
+
+  static absl::Status Failed(const Tracee& child, int64_t n) {
+    const KillPoint point = {.instruction = n, .address = child.address()};
+    return absl::Status(child.error().code(),
+                        absl::StrCat(std::string(child.error().message()), ", ",
+                                     point.ToString()));
+  }
+
+  const KillSteps& steps_;
+  const BlockSigchld blocked_;
+  const SharedPage<Control> control_;
+  bool have_breakpoints_ = true;
+  Trace trace_;
+  KillReport report_;
+};
+
+// The name of the function there, or nothing.
+std::string FunctionAt(uintptr_t address) {
+  // In a child: the symbolizer keeps files open.
+  const SharedPage<std::array<char, 512>> name;
+  const pid_t child = ForkForTest([&] {
+    const bool found = absl::Symbolize(reinterpret_cast<void*>(address),
+                                       name->data(), name->size());
+    return found ? 0 : 1;
+  });
+  int status = 0;
+  while (waitpid(child, &status, 0) < 0) {
+    MP_PCHECK(errno == EINTR) << "waitpid";
+  }
+  return status == 0 ? name->data() : "";
+}
+
+}  // namespace
+
+absl::StatusOr<KillReport> RunKillSteps(const KillSteps& steps) {
+  return Stepper(steps).Run();
+}
+
+}  // namespace mp::testing_internal
+
+namespace mp::testing {
+
+std::string KillPoint::ToString() const {
+  std::string text = absl::StrFormat("after %d instructions", instruction);
+  if (completed()) absl::StrAppend(&text, ", completed");
+  if (asleep()) return absl::StrCat(text, ", asleep in the next one");
+  const std::string function = testing_internal::FunctionAt(address);
+  if (!function.empty()) absl::StrAppend(&text, ", in ", function);
+  // What addr2line wants to know.
+  Dl_info info;
+  if (dladdr(reinterpret_cast<void*>(address), &info) != 0 &&
+      info.dli_fname != nullptr) {
+    absl::StrAppendFormat(
+        &text, ", at %s+%#x", info.dli_fname,
+        address - reinterpret_cast<uintptr_t>(info.dli_fbase));
+  }
+  return text;
+}
+
+KillReport KillAtEveryInstruction(const KillSteps& steps) {
+  const absl::StatusOr<KillReport> report =
+      testing_internal::RunKillSteps(steps);
+  if (report.ok()) return *report;
+  ADD_FAILURE() << "kill stepper: " << report.status().ToString();
+  return KillReport();
+}
+
+}  // namespace mp::testing

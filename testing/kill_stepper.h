@@ -1,0 +1,117 @@
+// Kills a process at every single instruction of an operation.
+//
+//   KillAtEveryInstruction({
+//       .prepare = [&] { queue = Queue<int>::Create(4).value(); },
+//       .op = [&] { queue->Put(1); },
+//       .check = [&](const KillPoint& point) {
+//         EXPECT_EQ(queue->qsize(), point.completed() ? 1 : Le(1));
+//       }});
+//
+// For instruction 1, 2, 3 … of `op`, a forked child runs it under ptrace and
+// dies there by SIGKILL, exactly between two instructions; it is reaped, and
+// `check` looks in the parent at what the survivors see. This is a proof for
+// one operation against a quiet world; for many at once see mp/testing/storm.h.
+
+#ifndef MP_TESTING_KILL_STEPPER_H_
+#define MP_TESTING_KILL_STEPPER_H_
+
+#include <cstdint>
+#include <functional>
+#include <limits>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+
+namespace mp::testing {
+
+// Where a child died.
+struct KillPoint {
+  enum class State {
+    kRunning,    // between two instructions
+    kAsleep,     // in a system call that had put it to sleep
+    kCompleted,  // after the operation
+  };
+
+  // How many instructions of the operation it had executed.
+  int64_t instruction = 0;
+  State state = State::kRunning;
+  // The instruction it would have executed next; in the libraries' or the
+  // kernel's code if it slept.
+  uintptr_t address = 0;
+
+  bool completed() const { return state == State::kCompleted; }
+  bool asleep() const { return state == State::kAsleep; }
+  // Also names the function and the place in the binary.
+  std::string ToString() const;
+};
+
+// What to do: for each death, in this order, and at the end once more for a
+// child that completes the operation. Before all that, a first run without
+// check() counts the instructions. `setup` and `op` run in the child, the
+// others in the parent.
+struct KillSteps {
+  // Makes or repairs the object. May be empty.
+  std::function<void()> prepare = nullptr;
+  // At full speed, before the operation. May be empty.
+  std::function<void()> setup = nullptr;
+  // The operation. It must do the same each time it runs from
+  // the same state, and must not end the process.
+  std::function<void()> op = nullptr;
+  // Called while `op` sleeps in a system call, and makes it go on: opens the
+  // lock, sends the message. May do nothing if `op` goes on by itself. Called
+  // for each sleep. If empty, the run ends with the first sleep: `op` is killed
+  // there and never completes.
+  std::function<void()> unblock = nullptr;
+  // After the death. A GoogleTest failure ends the run and is explained.
+  std::function<void(const KillPoint&)> check = nullptr;
+
+  // Which instructions: the first one, and then every `stride`th. More than one
+  // is for instrumented builds only, where an operation has too many.
+  int64_t first = 1;
+  int64_t stride = 1;
+  // An operation with more instructions than this hangs.
+  int64_t max_instructions = 1'000'000;
+  // A system call that has slept for this long is taken to sleep until it is
+  // unblocked. Shorter sleeps count as running.
+  absl::Duration asleep_after = absl::Milliseconds(5);
+  // If it still sleeps this long after unblock(), it was stranded.
+  absl::Duration stranded_after = absl::Seconds(10);
+};
+
+struct KillReport {
+  // Of the whole operation, counted in the first run.
+  int64_t instructions = 0;
+  // Children killed before the operation had completed.
+  int64_t deaths = 0;
+  // System calls of the operation that slept. It is killed in each of them
+  // asleep, and again when the call has returned.
+  int64_t sleeps = 0;
+  // False if it sleeps and there is no unblock().
+  bool completed = false;
+  // Deaths at another instruction than the first run had there: the operation
+  // does not do the same each time. They count, but some may be missed.
+  int64_t diverged = 0;
+};
+
+// Runs it all and fails the current test if `check` failed, if the operation
+// crashed, ended the process, failed an assertion, hung or was stranded, or if
+// this process may not trace its children. Call it from the main thread. Costs
+// about a millisecond for each instruction. Where the processor has no
+// breakpoints that we can use (AArch64), the square of their number.
+//
+// Not for ThreadSanitizer: its run-time library may hold a lock at the
+// instruction at which a child dies or is forked.
+KillReport KillAtEveryInstruction(const KillSteps& steps);
+
+}  // namespace mp::testing
+
+namespace mp::testing_internal {
+
+// The same without failing the test.
+absl::StatusOr<testing::KillReport> RunKillSteps(
+    const testing::KillSteps& steps);
+
+}  // namespace mp::testing_internal
+
+#endif  // MP_TESTING_KILL_STEPPER_H_

@@ -1,0 +1,359 @@
+#include "mp/process/process.h"
+
+#include <cxxabi.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio_ext.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <exception>
+#include <typeinfo>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "mp/base/check.h"
+#include "mp/base/deadline.h"
+#include "mp/base/errno_status.h"
+#include "mp/base/spin.h"
+#include "mp/base/unique_fd.h"
+#include "mp/process/child.h"
+#include "mp/process/this_process.h"
+
+namespace mp {
+namespace {
+
+using process_internal::Record;
+using process_internal::ThisProcess;
+
+static_assert(kExitCodeUnknown == process_internal::kUnknownExitCode);
+
+// Holds back all signals of the calling thread. In the parent no handler reaps
+// the child before its pidfd is open; in the child none runs too early.
+class SignalsBlocked {
+ public:
+  SignalsBlocked() {
+    sigset_t all;
+    sigfillset(&all);
+    MP_CHECK(pthread_sigmask(SIG_SETMASK, &all, &before_) == 0);
+  }
+  ~SignalsBlocked() { Restore(); }
+  SignalsBlocked(const SignalsBlocked&) = delete;
+  SignalsBlocked& operator=(const SignalsBlocked&) = delete;
+
+  void Restore() { pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
+
+ private:
+  sigset_t before_;
+};
+
+// Two processes must not fight over the same input. Where there is no null
+// device, in a bare chroot, they may.
+void ReplaceStdin() {
+  const int null = open("/dev/null", O_RDONLY);
+  if (null < 0) return;
+  if (null != STDIN_FILENO) {
+    dup2(null, STDIN_FILENO);
+    close(null);
+  }
+  __fpurge(stdin);  // what the parent has read ahead
+}
+
+// One write, so that messages of several processes do not mix.
+void PrintMessage(const std::string& message) {
+  process_internal::FlushStandardStreams();
+  const std::string line = absl::StrFormat(
+      "Process %s (pid %d): %s\n", CurrentProcess().name, getpid(), message);
+  [[maybe_unused]] const ssize_t written =
+      write(STDERR_FILENO, line.data(), line.size());
+}
+
+// The name of the type of the exception being handled.
+std::string ExceptionTypeName() {
+  const std::type_info* type = abi::__cxa_current_exception_type();
+  if (type == nullptr) return "unknown exception";
+  const std::unique_ptr<char, decltype(&std::free)> readable(
+      abi::__cxa_demangle(type->name(), nullptr, nullptr, nullptr), &std::free);
+  return readable ? readable.get() : type->name();
+}
+
+// A child whose pidfd could not be opened.
+void Discard(pid_t pid) {
+  kill(pid, SIGKILL);  // not reaped yet, so the pid is still its own
+  while (waitpid(pid, nullptr, 0) < 0 && errno == EINTR) {
+  }
+}
+
+std::string ExitCodeName(int code) {
+  const char* signal = code < 0 ? sigabbrev_np(-code) : nullptr;
+  return signal ? absl::StrCat("-SIG", signal) : absl::StrCat(code);
+}
+
+}  // namespace
+
+int process_internal::ReportStatus(const absl::Status& status) {
+  if (status.ok()) return EXIT_SUCCESS;
+  PrintMessage(status.ToString());
+  return EXIT_FAILURE;
+}
+
+Process::Process() : Process(ProcessOptions()) {}
+
+Process::Process(ProcessOptions options) : record_(std::make_shared<Record>()) {
+  ThisProcess& self = ThisProcess::Get();
+  record_->creator = &self;
+  record_->identity = self.NextIdentity();
+  record_->name = options.name.empty()
+                      ? absl::StrCat("Process-", record_->identity)
+                      : std::move(options.name);
+  record_->daemon = options.daemon.value_or(self.daemon());
+}
+
+Process::Process(std::shared_ptr<Record> record) : record_(std::move(record)) {}
+
+Process::Process(Process&&) noexcept = default;
+Process& Process::operator=(Process&&) noexcept = default;
+Process::~Process() = default;
+
+Record& Process::record() const {
+  MP_CHECK(record_ != nullptr) << "use of a moved-from mp::Process";
+  return *record_;
+}
+
+bool Process::IsCreator() const {
+  return record().creator == &ThisProcess::Get();
+}
+
+absl::Status Process::CheckCreator() const {
+  if (record().closed) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("process ", name(), " is closed"));
+  }
+  if (!IsCreator()) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "process ", name(), " belongs to the process that created it"));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Process::CheckStarted() const {
+  if (absl::Status status = CheckCreator(); !status.ok()) return status;
+  if (!record().child.has_value()) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("process ", name(), " has not been started"));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Process::Start() {
+  if (absl::Status status = CheckCreator(); !status.ok()) return status;
+  if (record().child.has_value()) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("process ", name(), " has been started before"));
+  }
+  ThisProcess& self = ThisProcess::Get();
+  if (self.daemon()) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("process ", name(), " cannot be started: ", self.name(),
+                     " is daemonic, and such processes have no children"));
+  }
+  process_internal::RegisterExitHandler();
+  if (absl::Status status = Fork(); !status.ok()) return status;
+  self.Add(record_);
+  // Descriptors among the arguments close here: only the child has them now.
+  target_.reset();
+  return absl::OkStatus();
+}
+
+absl::Status Process::Fork() {
+  // The child watches its parent through this. It also shows, while there is
+  // no child yet, that the kernel has pidfds and that a descriptor is free.
+  UniqueFd parent_pidfd = process_internal::OpenPidfd(ThisProcess::Get().pid());
+  if (!parent_pidfd) return ErrnoStatus(errno, "pidfd_open");
+  // Made here, as each page that the child writes to costs it a page fault.
+  ThisProcess child_self(record(), std::move(parent_pidfd));
+
+  process_internal::FlushStandardStreams();
+  SignalsBlocked signals;
+  const pid_t pid = fork();
+  if (pid < 0) return ErrnoStatus(errno, "fork");
+  if (pid == 0) {
+    ThisProcess::Become(&child_self);
+    record().pid = child_self.pid();
+    ReplaceStdin();
+    signals.Restore();
+    RunInChild();
+  }
+  child_self.CloseParentPidfd();  // makes room for the next
+  UniqueFd pidfd = process_internal::OpenPidfd(pid);
+  // ESRCH: it has run, ended, and been reaped by somebody else.
+  if (!pidfd && errno != ESRCH) {
+    const int error = errno;
+    Discard(pid);
+    return ErrnoStatus(error, "pidfd_open");
+  }
+  record().pid = pid;
+  record().child.emplace(pid, std::move(pidfd));
+  return absl::OkStatus();
+}
+
+// noexcept: whatever happens, the child does not unwind into Start's caller.
+void Process::RunInChild() noexcept {
+  int code = EXIT_FAILURE;
+  try {
+    code = Run();
+  } catch (const std::exception& exception) {
+    PrintMessage(
+        absl::StrCat("uncaught ", ExceptionTypeName(), ": ", exception.what()));
+  } catch (...) {
+    // pthread_exit() in the only thread unwinds, too, though with no exception.
+    // That must not be dropped: it ends here.
+    if (std::current_exception() == nullptr) {
+      process_internal::LeaveChild(EXIT_SUCCESS);
+    }
+    PrintMessage(absl::StrCat("uncaught ", ExceptionTypeName()));
+  }
+  process_internal::LeaveChild(code);
+}
+
+int Process::Run() {
+  const auto target = std::move(target_);
+  return target ? target->Invoke() : EXIT_SUCCESS;
+}
+
+absl::Status Process::Join(absl::Duration timeout) const {
+  if (absl::Status status = CheckStarted(); !status.ok()) return status;
+  const absl::Status ended =
+      ThisProcess::Get().Join(record(), Deadline::After(timeout));
+  if (ended.ok()) return ended;
+  return absl::Status(ended.code(),
+                      absl::StrCat("join ", name(), ": ", ended.message()));
+}
+
+std::optional<int> Process::exitcode() const {
+  if (!record().child.has_value() || !IsCreator()) return std::nullopt;
+  return ThisProcess::Get().Look(record());
+}
+
+bool Process::IsAlive() const {
+  const Record& record = this->record();
+  if (record.child.has_value()) {
+    return IsCreator() ? !exitcode().has_value() : !record.child->HasEnded();
+  }
+  return record.pid == ThisProcess::Get().pid();  // asked by itself
+}
+
+absl::Status Process::Signal(int signal) const {
+  if (absl::Status status = CheckStarted(); !status.ok()) return status;
+  return record().child->Signal(signal);
+}
+
+absl::Status Process::Terminate() const { return Signal(SIGTERM); }
+absl::Status Process::Kill() const { return Signal(SIGKILL); }
+absl::Status Process::Interrupt() const { return Signal(SIGINT); }
+
+std::optional<pid_t> Process::pid() const {
+  if (record().pid == 0) return std::nullopt;
+  return record().pid;
+}
+
+const std::string& Process::name() const { return record().name; }
+
+void Process::set_name(std::string name) { record().name = std::move(name); }
+
+bool Process::daemon() const { return record().daemon; }
+
+absl::Status Process::set_daemon(bool daemon) {
+  if (absl::Status status = CheckCreator(); !status.ok()) return status;
+  if (record().child.has_value()) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("process ", name(), " has been started"));
+  }
+  record().daemon = daemon;
+  return absl::OkStatus();
+}
+
+int Process::sentinel() const {
+  return record().child.has_value() ? record().child->pidfd() : -1;
+}
+
+absl::Status Process::Close() {
+  if (record().closed) return absl::OkStatus();
+  if (absl::Status status = CheckCreator(); !status.ok()) return status;
+  if (record().child.has_value() && !exitcode().has_value()) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("process ", name(), " cannot be closed while it runs"));
+  }
+  // A new record, as other handles (of ActiveChildren) may share this one.
+  auto closed = std::make_shared<Record>();
+  closed->creator = record_->creator;
+  closed->name = record_->name;
+  closed->daemon = record_->daemon;
+  closed->closed = true;
+  record_ = std::move(closed);
+  target_.reset();
+  return absl::OkStatus();
+}
+
+std::string Process::ToString() const {
+  const Record& record = this->record();
+  std::string text = absl::StrCat("<Process name='", record.name, "'");
+  if (record.pid != 0) absl::StrAppend(&text, " pid=", record.pid);
+  absl::StrAppend(&text, " parent=", record.creator->pid());
+  if (record.closed) {
+    absl::StrAppend(&text, " closed");
+  } else if (record.pid == 0) {
+    absl::StrAppend(&text, " initial");
+  } else if (IsAlive()) {
+    absl::StrAppend(&text, " started");
+  } else if (const std::optional<int> code = exitcode()) {
+    absl::StrAppend(&text, " stopped exitcode=", ExitCodeName(*code));
+  } else {
+    absl::StrAppend(&text, " stopped");
+  }
+  return text + (record.daemon ? " daemon>" : ">");
+}
+
+void Exit(int code) {
+  if (ThisProcess::Get().parent() != nullptr) {
+    process_internal::LeaveChild(code);
+  }
+  std::exit(code);
+}
+
+ProcessInfo CurrentProcess() {
+  const ThisProcess& self = ThisProcess::Get();
+  return ProcessInfo{
+      .name = self.name(), .pid = self.pid(), .daemon = self.daemon()};
+}
+
+bool Parent::IsAlive() const {
+  return !process_internal::WaitForEnd(pidfd_, Deadline::Now()).ok();
+}
+
+absl::Status Parent::Join(absl::Duration timeout) const {
+  return process_internal::WaitForEnd(pidfd_, Deadline::After(timeout));
+}
+
+std::optional<Parent> ParentProcess() {
+  const ThisProcess& self = ThisProcess::Get();
+  const ThisProcess* parent = self.parent();
+  if (parent == nullptr) return std::nullopt;
+  return Parent(parent->name(), parent->pid(), self.parent_pidfd());
+}
+
+std::vector<Process> ActiveChildren() {
+  std::vector<Process> processes;
+  for (auto& record : ThisProcess::Get().LiveChildren()) {
+    processes.push_back(Process(std::move(record)));
+  }
+  return processes;
+}
+
+int CpuCount() { return AvailableProcessors(); }
+
+}  // namespace mp

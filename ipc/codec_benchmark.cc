@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/status/statusor.h"
 #include "benchmark/benchmark.h"
 #include "mp/ipc/codec.h"
 
@@ -114,7 +115,7 @@ void Register(const std::string& name, const T& value) {
       });
 }
 
-const int registered = [] {
+[[maybe_unused]] const int registered = [] {
   Register("struct64", Struct64{});
   Register("pair", std::pair<int64_t, double>(1, 2));
   Register("string16", std::string(16, 'x'));

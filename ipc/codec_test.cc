@@ -602,6 +602,8 @@ TEST(CodecTest, HostileLengthsAllocateNothing) {
         uint64_t{1} << 63, ~uint64_t{0}}) {
     ExpectLengthRefused<RecordingVector<char>>(length, 100);
     ExpectLengthRefused<RecordingVector<double>>(length, 100);
+    // 2^61 elements of 8 bytes are 0 bytes modulo 2^64.
+    ExpectLengthRefused<RecordingVector<double>>(length, sizeof(length));
     ExpectLengthRefused<RecordingVector<std::string>>(length, 100);
     ExpectLengthRefused<RecordingVector<Large>>(length, 100);
     ExpectLengthRefused<RecordingVector<Large>>(length, 1100);

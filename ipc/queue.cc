@@ -14,10 +14,9 @@ constexpr size_t kDefaultCapacity = size_t{1} << 20;
 absl::StatusOr<Ring> CreateQueueRing(QueueOptions options,
                                      std::optional<size_t> item_size) {
   if (options.maxsize > std::numeric_limits<uint32_t>::max()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("a queue of at most ", options.maxsize,
-                     " items: the limit is ",
-                     std::numeric_limits<uint32_t>::max()));
+    return absl::InvalidArgumentError(absl::StrCat(
+        "a queue of at most ", options.maxsize, " items: the limit is ",
+        std::numeric_limits<uint32_t>::max()));
   }
   if (options.capacity_bytes == 0) {
     options.capacity_bytes = options.maxsize != 0 && item_size.has_value()
@@ -42,6 +41,8 @@ absl::Status PutError(RingResult result, size_t size, const Ring& ring,
           "an item of ", size, " encoded bytes: the queue's memory takes ",
           ring.max_record_size(),
           " at most; raise QueueOptions::capacity_bytes"));
+    case RingResult::kCorrupted:
+      return absl::DataLossError("the queue's shared memory is corrupted");
     default:
       return absl::InternalError("Put");
   }

@@ -1,20 +1,24 @@
 // Queue: first in, first out, between any number of processes.
 //
 //   mp::Queue<std::string> queue;          // before the fork
-//   mp::Process worker([queue]() mutable { queue.Put("hello").IgnoreError(); });
+//   mp::Process worker([queue]() mutable {
+//     queue.Put("hello").IgnoreError();
+//   });
 //   worker.Start();
 //   absl::StatusOr<std::string> item = queue.Get();
 //
 // A Queue is a handle: cheap to copy, every copy means the same queue, in this
 // process and in the children that inherit it. The items live in anonymous
 // shared memory that is reserved when the queue is made and goes when the last
-// process drops its last handle. T is anything the codec takes (mp/ipc/codec.h).
+// process drops its last handle. T is anything the codec takes
+// (mp/ipc/codec.h).
 //
-// Order: items come out in the order in which their puts were done; the items of
-// one producer in its order. Each item is gotten once.
+// Order: items come out in the order in which their puts were done; the items
+// of one producer in its order. Each item is gotten once.
 //
-// Blocking: Put waits while the queue is full, Get while it is empty; each takes
-// a timeout. Waiters spin for a few microseconds while that helps, then sleep.
+// Blocking: Put waits while the queue is full, Get while it is empty; each
+// takes a timeout. Waiters spin for a few microseconds while that helps, then
+// sleep.
 //
 // If a process dies, at whatever instruction: a Put or Get it was in has
 // happened as a whole or not at all, all other items are intact, and nobody
@@ -25,22 +29,25 @@
 //
 // Errors, by code:
 //   DeadlineExceeded     the timeout passed
-//   ResourceExhausted    PutNowait: full
-//   Unavailable          GetNowait: empty
+//   ResourceExhausted    PutNowait: full. Another put that is under way is
+//                        waited for, but not one that is stopped (SIGSTOP) in
+//                        the middle
+//   Unavailable          GetNowait: empty; likewise
 //   FailedPrecondition   Put: the queue is closed
 //   OutOfRange           Get: the queue is closed and no item is left
 //   InvalidArgument      Put: the item cannot be encoded, or is larger than the
 //                        queue's memory; the message says what to raise
-//   DataLoss             Get: the bytes are no T. Somebody wrote into the queue's
-//                        memory.
+//   DataLoss             Get: the bytes are no T. Put, Get: the queue
+//                        contradicts itself. Somebody wrote into its memory
 //
 // Threads: all calls are safe from any thread. Fork: a child uses what it
 // inherits. Not for signal handlers.
 //
-// Differs from Python's: when Put returns, the item is in shared memory, so there
-// is no feeder thread to join, and joining a child before draining its queue
-// cannot hang; an item that cannot be encoded is the putter's error; sizes are
-// exact; Close() closes the queue for all processes and wakes who waits.
+// Differs from Python's: when Put returns, the item is in shared memory, so
+// there is no feeder thread to join, and joining a child before draining its
+// queue cannot hang; an item that cannot be encoded is the putter's error;
+// sizes are exact; Close() closes the queue for all processes and wakes who
+// waits.
 
 #ifndef MP_IPC_QUEUE_H_
 #define MP_IPC_QUEUE_H_
@@ -90,8 +97,7 @@ class Queue {
  public:
   // As Create(), but aborts with the message if there is no memory for it.
   explicit Queue(size_t maxsize = 0) : Queue(QueueOptions{maxsize, 0}) {}
-  explicit Queue(const QueueOptions& options)
-      : Queue(OrDie(Create(options))) {}
+  explicit Queue(const QueueOptions& options) : Queue(OrDie(Create(options))) {}
 
   // Errors: InvalidArgument for absurd options; what the system said if there
   // is no memory or descriptor.
@@ -178,11 +184,10 @@ class Queue {
 
   absl::StatusOr<T> GetUntil(Deadline deadline, bool nowait) {
     absl::StatusOr<T> item;
-    const ipc_internal::RingResult result = ring_.Get(
-        [&item](std::span<const std::byte> record, uint32_t) {
-          item = Decode<T>(record);
-        },
-        deadline);
+    const ipc_internal::RingResult result =
+        ring_.Get([&item](std::span<const std::byte> record,
+                          uint32_t) { item = Decode<T>(record); },
+                  deadline);
     if (ABSL_PREDICT_FALSE(result != ipc_internal::RingResult::kDone)) {
       return ipc_internal::GetError(result, nowait);
     }

@@ -29,7 +29,7 @@ absl::StatusOr<Ring> Ring::Create(const RingOptions& options) {
                      " bytes: must be from 1 to ", kMaxCapacity));
   }
   if (absl::Status status = Liveness::Join(); !status.ok()) return status;
-  static const auto page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
+  const auto page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
   const size_t capacity = std::bit_ceil(std::max(options.capacity_bytes, page));
   absl::StatusOr<std::shared_ptr<Segment>> segment =
       Segment::Create({.name = options.name,
@@ -38,7 +38,6 @@ absl::StatusOr<Ring> Ring::Create(const RingOptions& options) {
                        .ring_size = capacity});
   if (!segment.ok()) return segment.status();
   auto* const control = new ((*segment)->data()) Control;
-  control->capacity_blocks = static_cast<uint32_t>(capacity / kBlock);
   control->max_records =
       options.max_records != 0 ? options.max_records : kNoLimit;
   return Ring(*std::move(segment));
@@ -79,10 +78,6 @@ bool Ring::closed() const {
 
 uint32_t Ring::max_records() const {
   return control_->max_records == kNoLimit ? 0 : control_->max_records;
-}
-
-size_t Ring::max_record_size() const {
-  return control_->capacity_blocks * kBlock - kBlock;
 }
 
 }  // namespace mp::ipc_internal

@@ -1,6 +1,6 @@
-// Ring: a bounded queue of byte records in shared memory, for many producers and
-// many consumers in many processes. The engine of mp::Queue and of the pool; use
-// those.
+// Ring: a bounded queue of byte records in shared memory, for many producers
+// and many consumers in many processes. The engine of mp::Queue and of the
+// pool; use those.
 //
 // Each side has one robust lock, so producers and consumers do not disturb each
 // other, and each operation becomes visible by one final store:
@@ -27,6 +27,8 @@
 #include <string_view>
 #include <utility>
 
+#include "absl/base/optimization.h"
+#include "absl/cleanup/cleanup.h"
 #include "absl/status/statusor.h"
 #include "mp/base/deadline.h"
 #include "mp/shm/adaptive_spin.h"
@@ -54,11 +56,12 @@ struct RingOptions {
 
 enum class RingResult {
   kDone,
-  kTimedOut,   // full, or empty, until the deadline or the watched death
+  kTimedOut,   // full, or empty, until the deadline or the watched death; or
+               // another process stayed inside a put, or get, as long
   kClosed,     // put: the ring is closed; get: and no record is left
   kAborted,    // put: `fill` returned false
   kTooLarge,   // put: the record does not fit into the empty ring
-  kCorrupted,  // get: the shared memory contradicts itself
+  kCorrupted,  // the shared memory contradicts itself
 };
 
 // A handle; copies mean the same ring. Safe to use from many threads.
@@ -68,9 +71,10 @@ class Ring {
 
   // Appends a record of `size` bytes, which `fill(std::byte* to, uint32_t
   // number)` writes. `number` counts the records of this ring, modulo 2^32. It
-  // runs under the producers' lock: it must neither block nor touch the ring. If
-  // it returns false or throws, nothing was put. Waits for room until the deadline, or until
-  // the process `watched` is dead.
+  // runs under the producers' lock: it must neither block nor touch the ring.
+  // If it returns false or throws, nothing was put. Waits for room until the
+  // deadline, or until the process `watched` is dead. Deadline::Now() does not
+  // wait for room, only for another put that is under way at the moment.
   template <class Fill>
   RingResult Put(size_t size, Fill fill, Deadline deadline,
                  Token watched = kNoToken);
@@ -79,7 +83,7 @@ class Ring {
   // oldest record and removes it; `number` is the one it was put with. `use`
   // runs under the consumers' lock, before the record is gone: if it throws, or
   // its process dies in it, the record stays. Waits for a record until the
-  // deadline, or until the process `watched` is dead.
+  // deadline, or until the process `watched` is dead. Deadline::Now() as above.
   template <class Use>
   RingResult Get(Use use, Deadline deadline, Token watched = kNoToken);
 
@@ -97,8 +101,18 @@ class Ring {
     control_->not_empty.Notify();
   }
 
-  // No more puts: they fail, also those that wait. Gets go on until no record is
-  // left. Waits for a put that is under way.
+  // Calls `done()`, which takes records, again and again for as long as that has
+  // helped lately, or until it returns true; returns what it said last. Sleeping
+  // consumers are left alone meanwhile.
+  template <class Done>
+  bool SpinUntil(AdaptiveSpin<KernelPlatform>& spin, Done done) {
+    const bool result = control_->not_empty.Spin(spin, done);
+    if (HasRecord()) control_->not_empty.Notify();
+    return result;
+  }
+
+  // No more puts: they fail, also those that wait. Gets go on until no record
+  // is left. Waits for a put that is under way.
   void Close();
 
   // Whether there is a record at the moment, without a lock: a hint.
@@ -113,13 +127,15 @@ class Ring {
   uint32_t gotten() const;
   bool closed() const;
   // The largest record that fits.
-  size_t max_record_size() const;
+  size_t max_record_size() const { return capacity_blocks_ * kBlock - kBlock; }
   // As created; 0 for no limit.
   uint32_t max_records() const;
 
   friend bool operator==(const Ring&, const Ring&) = default;
 
  private:
+  friend struct RingTestPeer;
+
   // A position: how many records and how many 8-byte blocks have passed it,
   // both modulo 2^32. In one word, so that one store moves both.
   struct Cursor {
@@ -139,8 +155,7 @@ class Ring {
   // One cache line for each that is written by another party or at another
   // time.
   struct Control {
-    alignas(64) uint32_t capacity_blocks = 0;  // a power of two
-    uint32_t max_records = 0;
+    alignas(64) uint32_t max_records = 0;
     std::atomic<uint32_t> closed{0};
     struct alignas(64) Side {
       InPlaceLock lock;
@@ -161,14 +176,27 @@ class Ring {
     return static_cast<uint32_t>(RecordSize(size) / kBlock);
   }
 
+  // A lock is held for as long as it takes to copy a record, which is not what
+  // "full" or "empty" means. But a process can be stopped while it holds one.
+  static constexpr int64_t kLockPatienceNanos = 100'000'000;
+  static bool AcquireLock(InPlaceLock& lock, Deadline deadline) {
+    if (ABSL_PREDICT_TRUE(lock.TryAcquire())) return true;
+    return lock.AcquireUntil(
+        deadline == Deadline::Now()
+            ? Deadline::Infinite().Sooner(kLockPatienceNanos)
+            : deadline);
+  }
+
   explicit Ring(std::shared_ptr<Segment> segment)
       : control_(segment, reinterpret_cast<Control*>(segment->data())),
-        memory_(segment->ring()) {}
+        memory_(segment->ring()),
+        capacity_blocks_(static_cast<uint32_t>(segment->ring_size() / kBlock)) {
+  }
 
   // Whether a record of `blocks` blocks fits between the cursors.
   bool Fits(Cursor tail, Cursor head, uint32_t blocks) const {
     const uint64_t used = tail.blocks - head.blocks;
-    return used + blocks <= control_->capacity_blocks &&
+    return used + blocks <= capacity_blocks_ &&
            tail.records - head.records < control_->max_records;
   }
   // Looks at the state of the moment, without a lock: a hint.
@@ -178,26 +206,33 @@ class Ring {
                 Cursor::Unpack(head), blocks);
   }
   std::byte* At(Cursor cursor) const {
-    return memory_ +
-           (cursor.blocks & (control_->capacity_blocks - 1)) * kBlock;
+    return memory_ + (cursor.blocks & (capacity_blocks_ - 1)) * kBlock;
   }
 
   std::shared_ptr<Control> control_;
   std::byte* memory_ = nullptr;
+  // A power of two. Here and not in shared memory, where it could be
+  // overwritten: every access stays inside the ring, whatever the cursors say.
+  uint32_t capacity_blocks_ = 0;
 };
 
 // ---- implementation ----
 
 template <class Fill>
-RingResult Ring::Put(size_t size, Fill fill, Deadline deadline,
-                     Token watched) {
+RingResult Ring::Put(size_t size, Fill fill, Deadline deadline, Token watched) {
   Control& control = *control_;
   Control::Side& side = control.producers;
   if (size > max_record_size()) return RingResult::kTooLarge;
   const uint32_t blocks = BlocksFor(size);
-  for (bool waited = false;; waited = true) {
+  bool waited = false;
+  // Who has waited may have got the only wake-up, so it passes that on if there
+  // is room left, in whichever way it leaves.
+  const absl::Cleanup pass_on = [this, &waited] {
+    if (waited && HasRoom(1)) control_->not_full.Notify();
+  };
+  for (;;) {
     // Who takes over from a dead producer finds the tail where it was.
-    if (!side.lock.AcquireUntil(deadline)) return RingResult::kTimedOut;
+    if (!AcquireLock(side.lock, deadline)) return RingResult::kTimedOut;
     std::unique_lock hold(side.lock, std::adopt_lock);
     if (control.closed.load(std::memory_order_relaxed) != 0) {
       return RingResult::kClosed;
@@ -222,10 +257,14 @@ RingResult Ring::Put(size_t size, Fill fill, Deadline deadline,
       hold.unlock();
       FenceBeforeNotifyAfterExchange();
       control.not_empty.Notify();
-      if (waited && HasRoom(1)) control.not_full.Notify();
       return RingResult::kDone;
     }
+    if (tail.blocks - Cursor::Unpack(side.seen_other).blocks >
+        capacity_blocks_) {
+      return RingResult::kCorrupted;
+    }
     hold.unlock();
+    waited = true;
     const auto ready = [this, blocks] { return HasRoom(blocks) || closed(); };
     if (!control.not_full.Wait(side.spin, ready, deadline, watched)) {
       return RingResult::kTimedOut;
@@ -237,8 +276,12 @@ template <class Use>
 RingResult Ring::Get(Use use, Deadline deadline, Token watched) {
   Control& control = *control_;
   Control::Side& side = control.consumers;
-  for (bool waited = false;; waited = true) {
-    if (!side.lock.AcquireUntil(deadline)) return RingResult::kTimedOut;
+  bool waited = false;
+  const absl::Cleanup pass_on = [this, &waited] {  // as in Put
+    if (waited && HasRecord()) control_->not_empty.Notify();
+  };
+  for (;;) {
+    if (!AcquireLock(side.lock, deadline)) return RingResult::kTimedOut;
     std::unique_lock hold(side.lock, std::adopt_lock);
     const Cursor head =
         Cursor::Unpack(control.head.load(std::memory_order_relaxed));
@@ -256,24 +299,23 @@ RingResult Ring::Get(Use use, Deadline deadline, Token watched) {
       uint64_t size;
       memcpy(&size, record, kBlock);
       const uint32_t present = tail.blocks - head.blocks;
-      if (present > control.capacity_blocks || size > max_record_size() ||
+      if (present > capacity_blocks_ || size > max_record_size() ||
           BlocksFor(size) > present) {
         return RingResult::kCorrupted;
       }
       use(std::span(record + kBlock, size), head.records);
-      const Cursor next = {
-          .records = head.records + 1,
-          .blocks = head.blocks + BlocksFor(size)};
+      const Cursor next = {.records = head.records + 1,
+                           .blocks = head.blocks + BlocksFor(size)};
       // Release: the record was read before a producer may write there again.
       control.head.store(next.packed(), std::memory_order_release);
       hold.unlock();
       FenceBeforeNotifyAfterExchange();
       control.not_full.Notify();
-      if (waited && HasRecord()) control.not_empty.Notify();
       return RingResult::kDone;
     }
     if (was_closed) return RingResult::kClosed;
     hold.unlock();
+    waited = true;
     const auto ready = [this] { return HasRecord() || closed(); };
     if (!control.not_empty.Wait(side.spin, ready, deadline, watched)) {
       return RingResult::kTimedOut;

@@ -365,8 +365,9 @@ void ProcessExecutor::DeliverResults() {
     if (header.kind == ResultHeader::kFinish) {
       sink->Finish(bytes);
     } else {
-      absl::StatusOr<absl::Status> error = Decode<absl::Status>(bytes);
-      sink->Fail(error.ok() ? *std::move(error) : error.status());
+      absl::Status error;
+      const absl::Status decoded = DecodeInto(bytes, error);
+      sink->Fail(decoded.ok() ? std::move(error) : decoded);
     }
   };
   while (results_.Get(deliver, Deadline::Now()) == RingResult::kDone) {
@@ -392,7 +393,7 @@ bool ProcessExecutor::DeliverUntil(absl::FunctionRef<bool()> ready) {
     }
     return ready();
   };
-  return deliver() || delivery_spin_.Until(deliver);
+  return deliver() || results_.SpinUntil(delivery_spin_, deliver);
 }
 
 void ProcessExecutor::Collect() {

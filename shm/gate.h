@@ -1,8 +1,8 @@
 // Gate: where processes sleep until a condition in shared memory holds.
 //
 // The condition is any function of shared state; the gate is one word beside it
-// that says whether somebody may be asleep, so that who changes the state makes a
-// system call only if there is somebody to wake. (An "event count".)
+// that says whether somebody may be asleep, so that who changes the state makes
+// a system call only if there is somebody to wake. (An "event count".)
 //
 //   waiter:    gate.Wait(spin, [&] { return <condition>; }, deadline);
 //   notifier:  <make the condition true>;  FenceBeforeNotify();  gate.Notify();
@@ -15,8 +15,8 @@
 //   - While somebody spins in front of the gate, Notify leaves the sleepers
 //     alone: the spinner is there first, and the rule above does the rest.
 //
-// If a link of the chain or the spinner is killed, the sleepers go on at the end
-// of their slice (mp/shm/park.h).
+// If a link of the chain or the spinner is killed or stopped, the sleepers go
+// on at the end of their slice (mp/shm/park.h).
 
 #ifndef MP_SHM_GATE_H_
 #define MP_SHM_GATE_H_
@@ -40,8 +40,8 @@ inline void FenceBeforeNotify() {
   std::atomic_thread_fence(std::memory_order_seq_cst);
 }
 
-// The same where the caller has just released a lock that it took with an atomic
-// exchange after the store: on x86 that is a full barrier already.
+// The same where the caller has just released a lock that it took with an
+// atomic exchange after the store: on x86 that is a full barrier already.
 inline void FenceBeforeNotifyAfterExchange() {
 #if defined(__x86_64__)
   std::atomic_signal_fence(std::memory_order_seq_cst);
@@ -73,72 +73,82 @@ class BasicGate {
       // kSleepers and no spinner: pairs with FenceBeforeNotify.
       std::atomic_thread_fence(std::memory_order_seq_cst);
       if (ready()) return true;
-      if (watched != kNoToken && Platform::IsDead(watched)) return false;
-      if (Platform::Park(word_, ticket, watched, deadline, slices) ==
-          ParkResult::kTimedOut) {
-        return ready();
+      // The last thing it did may have been to make the condition true.
+      if (watched != kNoToken && Platform::IsDead(watched)) return ready();
+      Token spinner = spinner_.load(std::memory_order_relaxed);
+      const ParkResult result =
+          Platform::Park(word_, ticket, watched, deadline, slices);
+      // A spinner that is still there after a sleep is dead or stopped. If it
+      // is not, that costs a wake-up too many.
+      if (spinner != kNoToken) {
+        spinner_.compare_exchange_strong(spinner, kNoToken,
+                                         std::memory_order_relaxed);
       }
-      ForgetDeadSpinner();
+      if (result == ParkResult::kTimedOut) return ready();
     }
+  }
+
+  // Calls `done()` until it returns true or the budget is spent; returns what it
+  // said last. Notify leaves the sleepers alone meanwhile, so the caller looks at
+  // the state afterwards and calls Notify if it leaves the condition true.
+  template <class Done>
+  bool Spin(AdaptiveSpin<Platform>& spin, Done done) {
+    // Only sleepers need to know of a spinner. Without any, the notifier's
+    // cache line is left alone.
+    Token nobody = kNoToken;
+    const bool announced = Has(kSleepers) && spinner_.compare_exchange_strong(
+                                                 nobody, Platform::Self(),
+                                                 std::memory_order_relaxed);
+    const bool result = spin.Until(done);
+    if (announced) {
+      spinner_.store(kNoToken, std::memory_order_relaxed);
+      // Either the notifier sees no spinner, or this process sees the
+      // notifier's new state when it looks next: pairs with FenceBeforeNotify.
+      std::atomic_thread_fence(std::memory_order_seq_cst);
+    }
+    return result;
   }
 
   // Wakes one sleeper, if there is any and nobody spins. FenceBeforeNotify()
   // first.
   void Notify() {
-    if (ABSL_PREDICT_TRUE(!MayHaveSleepers())) return;
-    if (spinner_.load(std::memory_order_relaxed) == kNoToken) Wake(1);
+    if (ABSL_PREDICT_TRUE(!Has(kSleepers))) return;
+    if (spinner_.load(std::memory_order_relaxed) != kNoToken) return;
+    Wake(1, kSleepers, kLeftAsleep);
   }
 
   // Wakes all sleepers. FenceBeforeNotify() first.
   void NotifyAll() {
-    if (MayHaveSleepers()) Wake(kWakeAll);
+    if (ABSL_PREDICT_TRUE(!Has(kSleepers | kLeftAsleep))) return;
+    Wake(kWakeAll, kSleepers | kLeftAsleep, 0);
   }
 
  private:
-  // The word: bit 0 kSleepers; the rest counts wake-ups, so that a waiter that
-  // is between its last look and its sleep notices one.
+  // The word:
+  //
+  //   bit 0      kSleepers: somebody may sleep, and no wake-up is under way
+  //   bit 1      kLeftAsleep: Notify has woken one; others may sleep on
+  //   bits 31-2  count wake-ups, so that a waiter that is between its last look
+  //              and its sleep notices one
+  //
+  // Notify need not look at kLeftAsleep: who was woken will set kSleepers.
   static constexpr uint32_t kSleepers = 1;
+  static constexpr uint32_t kLeftAsleep = 2;
+  static constexpr uint32_t kFlags = kSleepers | kLeftAsleep;
 
-  bool MayHaveSleepers() const {
-    return (word_.load(std::memory_order_relaxed) & kSleepers) != 0;
+  bool Has(uint32_t flags) const {
+    return (word_.load(std::memory_order_relaxed) & flags) != 0;
   }
 
-  void Wake(int count) {
+  // If any of `flags` is set: wakes up to `count`, and leaves the flags `left`.
+  void Wake(int count, uint32_t flags, uint32_t left) {
     uint32_t word = word_.load(std::memory_order_relaxed);
-    while ((word & kSleepers) != 0) {
-      // Adding the bit clears it and counts.
-      if (word_.compare_exchange_weak(word, word + kSleepers,
+    while ((word & flags) != 0) {
+      if (word_.compare_exchange_weak(word, ((word | kFlags) + 1) | left,
                                       std::memory_order_relaxed)) {
         Platform::Unpark(word_, count);
         return;
       }
-    }
-  }
-
-  template <class Ready>
-  bool Spin(AdaptiveSpin<Platform>& spin, Ready ready) {
-    // Only sleepers need to know of a spinner. Without any, the notifier's cache
-    // line is left alone.
-    Token nobody = kNoToken;
-    const bool announced =
-        MayHaveSleepers() &&
-        spinner_.compare_exchange_strong(nobody, Platform::Self(),
-                                         std::memory_order_relaxed);
-    const bool done = spin.Until(ready);
-    if (announced) {
-      spinner_.store(kNoToken, std::memory_order_relaxed);
-      // Either the notifier sees no spinner, or this process sees the notifier's
-      // new state when it looks next: pairs with FenceBeforeNotify.
-      std::atomic_thread_fence(std::memory_order_seq_cst);
-    }
-    return done;
-  }
-
-  void ForgetDeadSpinner() {
-    Token token = spinner_.load(std::memory_order_relaxed);
-    if (token != kNoToken && Platform::IsDead(token)) {
-      spinner_.compare_exchange_strong(token, kNoToken,
-                                       std::memory_order_relaxed);
     }
   }
 

@@ -6,10 +6,10 @@ ParkResult Park(const FutexWord& word, uint32_t expected, Token owner,
                 Deadline deadline, ParkSlices& slices) {
   if (deadline == Deadline::Now()) return ParkResult::kTimedOut;
   Liveness::Rehome();
-  const Deadline slice_end = deadline.Sooner(slices.nanos());
   uint32_t alive = 0;
   const FutexWord* const life =
       owner == kNoToken ? nullptr : Liveness::Watch(owner, &alive);
+  const Deadline slice_end = deadline.Sooner(slices.nanos());
   bool woken;
   if (life == nullptr) {
     woken = FutexWait(word, expected, slice_end);

@@ -24,6 +24,7 @@
 #ifndef MP_SHM_PARK_H_
 #define MP_SHM_PARK_H_
 
+#include <atomic>
 #include <cstdint>
 
 #include "mp/base/deadline.h"
@@ -40,11 +41,18 @@ class ParkSlices {
   int64_t nanos() const { return nanos_; }
   void Grow() { nanos_ = nanos_ * 2 < kLongest ? nanos_ * 2 : kLongest; }
 
+  // For a test that steps through the sleep, which takes longer than a slice;
+  // 0 restores what it was.
+  static void SetFirstForTest(int64_t nanos) {
+    first_.store(nanos > 0 ? nanos : kFirst, std::memory_order_relaxed);
+  }
+
  private:
   static constexpr int64_t kFirst = 10'000'000;
   static constexpr int64_t kLongest = 250'000'000;
+  static inline std::atomic<int64_t> first_{kFirst};
 
-  int64_t nanos_ = kFirst;
+  int64_t nanos_ = first_.load(std::memory_order_relaxed);
 };
 
 // Sleeps while `word` holds `expected` and the process named by `owner`

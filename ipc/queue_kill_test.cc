@@ -1,0 +1,424 @@
+// SIGKILL at every instruction of the queue's operations.
+
+#include <atomic>
+#include <cstdint>
+#include <cstdio>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "mp/ipc/queue.h"
+#include "mp/testing/child.h"
+#include "mp/testing/kill_stepper.h"
+#include "mp/testing/process_test.h"
+#include "mp/testing/shared_page.h"
+#include "mp/testing/status_matchers.h"
+
+namespace mp {
+namespace {
+
+using ::mp::testing::ChildProcess;
+using ::mp::testing::IsOkAndHolds;
+using ::mp::testing::KillAtEveryInstruction;
+using ::mp::testing::KillPoint;
+using ::mp::testing::KillReport;
+using ::mp::testing::KillSteps;
+using ::mp::testing::SharedPage;
+using ::mp::testing::StatusIs;
+using ::testing::AnyOf;
+
+// Nothing may take that long, on whatever machine: an operation that does has
+// been stranded by the dead process.
+constexpr absl::Duration kStranded = absl::Seconds(20);
+
+// An instrumented operation has many times the instructions.
+#if defined(__SANITIZE_ADDRESS__)
+constexpr int64_t kStride = 11;
+#else
+constexpr int64_t kStride = 1;
+#endif
+
+class QueueKillTest : public testing::ProcessTest {
+ protected:
+  void Run(KillSteps steps) {
+    steps.stride = kStride;
+    const KillReport report = KillAtEveryInstruction(steps);
+    printf("%d instructions, %d deaths, %d sleeps, %d diverged\n",
+           static_cast<int>(report.instructions),
+           static_cast<int>(report.deaths), static_cast<int>(report.sleeps),
+           static_cast<int>(report.diverged));
+    EXPECT_TRUE(report.completed);
+  }
+
+  // What happens to one operation when the process dies ever later in it: first
+  // it has not been done, then it has, and there is no way back.
+  class Commit {
+   public:
+    // `done`: whether the operation that ended at `point` has been done.
+    void Saw(bool done, const KillPoint& point) {
+      if (point.completed()) {
+        EXPECT_TRUE(done);
+      }
+      EXPECT_GE(done, done_) << "done at an earlier instruction, now undone";
+      done_ = done;
+    }
+
+   private:
+    bool done_ = false;
+  };
+
+  // The queue is whole: takes and gives, for whoever comes.
+  template <class T>
+  static void ExpectWorks(Queue<T>& queue, const T& item) {
+    ASSERT_TRUE(queue.Empty());
+    ASSERT_OK(queue.Put(item, kStranded));
+    EXPECT_EQ(queue.qsize(), 1u);
+    EXPECT_THAT(queue.Get(kStranded), IsOkAndHolds(item));
+  }
+};
+
+// ---- Nobody waits.
+
+TEST_F(QueueKillTest, Put) {
+  std::optional<Queue<int>> queue;
+  Commit commit;
+  Run({.prepare =
+           [&] {
+             queue.emplace(QueueOptions{.capacity_bytes = 4096});
+             ASSERT_OK(queue->Put(1));
+           },
+       .op = [&] { queue->Put(2).IgnoreError(); },
+       .check =
+           [&](const KillPoint& point) {
+             ASSERT_OK(queue->Put(3, kStranded));
+             EXPECT_THAT(queue->GetNowait(), IsOkAndHolds(1));
+             const size_t left = queue->qsize();
+             EXPECT_THAT(left, AnyOf(1u, 2u));
+             commit.Saw(left == 2, point);
+             if (left == 2) {
+               EXPECT_THAT(queue->GetNowait(), IsOkAndHolds(2));
+             }
+             EXPECT_THAT(queue->GetNowait(), IsOkAndHolds(3));
+             ExpectWorks(*queue, 4);
+           }});
+}
+
+TEST_F(QueueKillTest, Get) {
+  std::optional<Queue<int>> queue;
+  Commit commit;
+  Run({.prepare =
+           [&] {
+             queue.emplace(QueueOptions{.capacity_bytes = 4096});
+             for (const int i : {1, 2, 3}) ASSERT_OK(queue->Put(i));
+           },
+       .op = [&] { queue->Get().IgnoreError(); },
+       .check =
+           [&](const KillPoint& point) {
+             const size_t left = queue->qsize();
+             EXPECT_THAT(left, AnyOf(2u, 3u));
+             commit.Saw(left == 2, point);
+             if (left == 3) {
+               EXPECT_THAT(queue->Get(kStranded), IsOkAndHolds(1));
+             }
+             EXPECT_THAT(queue->Get(kStranded), IsOkAndHolds(2));
+             EXPECT_THAT(queue->GetNowait(), IsOkAndHolds(3));
+             ExpectWorks(*queue, 4);
+           }});
+}
+
+// Strings that run over the end of the memory.
+class QueueKillWrapTest : public QueueKillTest {
+ protected:
+  static std::string Text(char first, size_t size) {
+    std::string text(size, ' ');
+    for (size_t i = 0; i < size; ++i) text[i] = static_cast<char>(first + i);
+    return text;
+  }
+
+  // Leaves one short string before, so that `wrapped_` starts three quarters
+  // into the memory and ends in its first half.
+  void Prepare() {
+    queue_.emplace(QueueOptions{.capacity_bytes = 4096});
+    size_t capacity = 0;
+    while (queue_->PutNowait("").ok()) capacity += 16;
+    while (queue_->GetNowait().ok()) {
+    }
+    ASSERT_OK(queue_->Put(Text('a', capacity * 3 / 4)));
+    ASSERT_OK(queue_->Put(before_));
+    ASSERT_OK(queue_->Get());
+    wrapped_ = Text('b', capacity / 2);
+  }
+
+  const std::string before_ = "before";
+  const std::string after_ = "after";
+  std::string wrapped_;
+  std::optional<Queue<std::string>> queue_;
+  Commit commit_;
+};
+
+TEST_F(QueueKillWrapTest, Put) {
+  Run({.prepare = [&] { Prepare(); },
+       .op = [&] { queue_->Put(wrapped_).IgnoreError(); },
+       .check =
+           [&](const KillPoint& point) {
+             ASSERT_OK(queue_->Put(after_, kStranded));
+             EXPECT_THAT(queue_->GetNowait(), IsOkAndHolds(before_));
+             const bool put = queue_->qsize() == 2;
+             commit_.Saw(put, point);
+             if (put) {
+               EXPECT_THAT(queue_->GetNowait(), IsOkAndHolds(wrapped_));
+             }
+             EXPECT_THAT(queue_->GetNowait(), IsOkAndHolds(after_));
+             ExpectWorks(*queue_, wrapped_);
+           }});
+}
+
+TEST_F(QueueKillWrapTest, Get) {
+  Run({.prepare =
+           [&] {
+             Prepare();
+             ASSERT_OK(queue_->Put(wrapped_));
+             ASSERT_OK(queue_->Put(after_));
+             EXPECT_THAT(queue_->Get(), IsOkAndHolds(before_));
+           },
+       .op = [&] { queue_->Get().IgnoreError(); },
+       .check =
+           [&](const KillPoint& point) {
+             const bool gotten = queue_->qsize() == 1;
+             commit_.Saw(gotten, point);
+             if (!gotten) {
+               EXPECT_THAT(queue_->Get(kStranded), IsOkAndHolds(wrapped_));
+             }
+             EXPECT_THAT(queue_->Get(kStranded), IsOkAndHolds(after_));
+             ExpectWorks(*queue_, wrapped_);
+           }});
+}
+
+// ---- Somebody sleeps on the other side.
+
+// What a survivor on the other side gets, for as long as it lives.
+struct Log {
+  static constexpr int kMax = 1 << 16;
+  std::atomic<int> count{0};
+  int items[kMax] = {};
+
+  void Add(int item) {
+    items[count] = item;
+    ++count;
+  }
+  // Waits until there are so many.
+  void Await(int wanted) {
+    const absl::Time stranded = absl::Now() + kStranded;
+    while (count < wanted) {
+      ASSERT_LT(absl::Now(), stranded) << "the sleeper has been stranded";
+      absl::SleepFor(absl::Microseconds(50));
+    }
+  }
+};
+
+// One consumer survives all deaths: after each it gets the item, if there is
+// one, and the next.
+TEST_F(QueueKillTest, PutWithSleepingConsumer) {
+  constexpr int kVictims = 1'000'000;
+  Queue<int> queue;
+  const SharedPage<Log> log;
+  auto consumer = ChildProcess::Start([&] {
+    for (;;) {
+      const absl::StatusOr<int> item = queue.Get();
+      if (!item.ok()) return;
+      log->Add(*item);
+    }
+  });
+  int next = 0;  // of the items that the parent puts
+  int seen = 0;  // of the log
+  Commit commit;
+  Run({.prepare = [&] { ASSERT_TRUE(consumer.WaitUntilAsleep()); },
+       .op = [&] { queue.Put(kVictims + next).IgnoreError(); },
+       .check =
+           [&](const KillPoint& point) {
+             ASSERT_OK(queue.Put(next, kStranded));
+             log->Await(seen + 1);
+             const bool put = log->items[seen] == kVictims + next;
+             commit.Saw(put, point);
+             if (put) log->Await(++seen + 1);
+             EXPECT_EQ(log->items[seen], next);
+             ++seen;
+             ++next;
+           }});
+  queue.Close();
+  consumer.ExpectExit();
+  // Its runs to count and to complete the operation put one more each at most.
+  EXPECT_EQ(log->count, seen);
+}
+
+// One producer survives all deaths: whenever an item has been gotten, it puts
+// the next.
+TEST_F(QueueKillTest, GetWithSleepingProducer) {
+  constexpr size_t kMaxsize = 2;
+  Queue<int> queue(kMaxsize);
+  auto producer = ChildProcess::Start([&] {
+    for (int i = 0; queue.Put(i).ok(); ++i) {
+    }
+  });
+  const auto await_full = [&] {
+    const absl::Time stranded = absl::Now() + kStranded;
+    while (!queue.Full()) {
+      ASSERT_LT(absl::Now(), stranded) << "the producer has been stranded";
+      absl::SleepFor(absl::Microseconds(50));
+    }
+  };
+  int next = 0;
+  Commit commit;
+  Run({.prepare =
+           [&] {
+             await_full();
+             ASSERT_TRUE(producer.WaitUntilAsleep());
+           },
+       .op = [&] { queue.Get().IgnoreError(); },
+       .check =
+           [&](const KillPoint& point) {
+             // Without help, if there is room.
+             await_full();
+             ASSERT_OK_AND_ASSIGN(const int item, queue.Get(kStranded));
+             EXPECT_THAT(item, AnyOf(next, next + 1));
+             commit.Saw(item == next + 1, point);
+             next = item + 1;
+             ASSERT_THAT(queue.Get(kStranded), IsOkAndHolds(next));
+             ++next;
+           }});
+  queue.Close();
+  producer.ExpectExit();
+}
+
+// ---- Close.
+
+TEST_F(QueueKillTest, Close) {
+  std::optional<Queue<int>> queue;
+  Commit commit;
+  Run({.prepare =
+           [&] {
+             queue.emplace(QueueOptions{.capacity_bytes = 4096});
+             ASSERT_OK(queue->Put(1));
+           },
+       .op = [&] { queue->Close(); },
+       .check =
+           [&](const KillPoint& point) {
+             const bool closed = queue->closed();
+             commit.Saw(closed, point);
+             const absl::Status put = queue->Put(2, kStranded);
+             if (closed) {
+               EXPECT_THAT(put,
+                           StatusIs(absl::StatusCode::kFailedPrecondition));
+             } else {
+               EXPECT_OK(put);
+             }
+             EXPECT_THAT(queue->Get(kStranded), IsOkAndHolds(1));
+             if (!closed) {
+               EXPECT_THAT(queue->Get(kStranded), IsOkAndHolds(2));
+             }
+             queue->Close();
+             EXPECT_THAT(queue->Get(kStranded),
+                         StatusIs(absl::StatusCode::kOutOfRange));
+           }});
+}
+
+// Two sleep on each of two queues, which one operation closes. They come out if
+// a queue has been closed, although the one who should have woken them is dead;
+// and if not, they come out for the next who closes it.
+TEST_F(QueueKillTest, CloseWithSleepers) {
+  std::optional<Queue<int>> empty;
+  std::optional<Queue<int>> full;
+  std::vector<ChildProcess> sleepers;
+  Run({.prepare =
+           [&] {
+             // What the counting run has left.
+             for (ChildProcess& sleeper : sleepers) sleeper.ExpectExit();
+             sleepers.clear();
+             empty.emplace(QueueOptions{.capacity_bytes = 4096});
+             full.emplace(/*maxsize=*/1);
+             ASSERT_OK(full->Put(1));
+             for (int i = 0; i < 2; ++i) {
+               sleepers.push_back(ChildProcess::Start([&] {
+                 EXPECT_THAT(empty->Get(),
+                             StatusIs(absl::StatusCode::kOutOfRange));
+               }));
+               sleepers.push_back(ChildProcess::Start([&] {
+                 EXPECT_THAT(full->Put(2),
+                             StatusIs(absl::StatusCode::kFailedPrecondition));
+               }));
+             }
+             for (ChildProcess& sleeper : sleepers) {
+               ASSERT_TRUE(sleeper.WaitUntilAsleep());
+             }
+           },
+       .op =
+           [&] {
+             empty->Close();
+             full->Close();
+           },
+       .check =
+           [&](const KillPoint&) {
+             if (!empty->closed()) empty->Close();
+             if (!full->closed()) full->Close();
+             for (ChildProcess& sleeper : sleepers) {
+               EXPECT_EQ(sleeper.Wait(kStranded), testing::ExitStatus::Code(0))
+                   << "stranded";
+             }
+           }});
+}
+
+// ---- The victim itself waits, and is killed asleep and after.
+
+TEST_F(QueueKillTest, GetThatWaits) {
+  std::optional<Queue<int>> queue;
+  Run({.prepare = [&] { queue.emplace(QueueOptions{.capacity_bytes = 4096}); },
+       .op = [&] { queue->Get().IgnoreError(); },
+       .unblock = [&] { ASSERT_OK(queue->Put(1)); },
+       .check =
+           [&](const KillPoint& point) {
+             if (queue->Empty()) {
+               if (point.completed()) return ExpectWorks(*queue, 2);
+             } else {
+               EXPECT_FALSE(point.completed());
+               EXPECT_THAT(queue->Get(kStranded), IsOkAndHolds(1));
+             }
+             ExpectWorks(*queue, 2);
+           }});
+}
+
+TEST_F(QueueKillTest, PutThatWaits) {
+  std::optional<Queue<int>> queue;
+  Run({.prepare =
+           [&] {
+             queue.emplace(/*maxsize=*/1);
+             ASSERT_OK(queue->Put(1));
+           },
+       .op = [&] { queue->Put(2).IgnoreError(); },
+       .unblock = [&] { EXPECT_THAT(queue->Get(), IsOkAndHolds(1)); },
+       .check =
+           [&](const KillPoint& point) {
+             absl::StatusOr<int> item = queue->GetNowait();
+             if (item.ok() && *item == 1) {
+               EXPECT_FALSE(point.completed());
+               item = queue->GetNowait();
+             }
+             if (point.completed()) {
+               EXPECT_THAT(item, IsOkAndHolds(2));
+             } else {
+               EXPECT_THAT(item,
+                           AnyOf(IsOkAndHolds(2),
+                                 StatusIs(absl::StatusCode::kUnavailable)));
+             }
+             ExpectWorks(*queue, 3);
+           }});
+}
+
+}  // namespace
+}  // namespace mp

@@ -218,7 +218,7 @@ class ChunkSink final : public TaskSink {
 
   void Part(std::span<const std::byte> bytes) override {
     if constexpr (!std::is_void_v<Value>) {
-      status_.Update(Task::DecodePart(bytes, results_));
+      status_.Update(ReadItems(bytes, results_));
     }
   }
   void Finish(std::span<const std::byte> bytes) override {
@@ -269,10 +269,19 @@ auto Pool::Map(F function, const Items& items, size_t chunksize) {
     const uint64_t address = pool_internal::FunctionAddress(function);
     input.resize(sizeof(address));
     memcpy(input.data(), &address, sizeof(address));
-    for (size_t n = 0; n < chunksize && item != std::ranges::end(items) &&
-                       (n == 0 || input.size() < chunk_bytes);
-         ++n, ++item) {
-      pool_internal::AppendItem<Item>(*item, input, submitted);
+    if constexpr (PlainBytes<Item> && std::ranges::contiguous_range<Items>) {
+      const auto left = static_cast<size_t>(std::ranges::end(items) - item);
+      const size_t most = std::max<size_t>(1, chunk_bytes / sizeof(Item));
+      const size_t n = std::min({chunksize, left, most});
+      const auto bytes = std::as_bytes(std::span(std::to_address(item), n));
+      input.insert(input.end(), bytes.begin(), bytes.end());
+      item += static_cast<std::ptrdiff_t>(n);
+    } else {
+      for (size_t n = 0; n < chunksize && item != std::ranges::end(items) &&
+                         (n == 0 || input.size() < chunk_bytes);
+           ++n, ++item) {
+        pool_internal::AppendItem<Item>(*item, input, submitted);
+      }
     }
     if (!submitted.ok()) break;
     // So many ahead that no worker waits, but not the whole input.

@@ -4,9 +4,11 @@
 #ifndef MP_POOL_TASK_H_
 #define MP_POOL_TASK_H_
 
+#include <algorithm>
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <functional>
 #include <span>
 #include <string>
@@ -150,16 +152,38 @@ struct ApplyTask {
 
 // ---- many calls ----
 
-// Items one after the other; plain ones as one block. Appends to `out`.
+// Appends an item to `out`.
 template <class T>
 void AppendItem(const T& item, std::vector<std::byte>& out,
                 absl::Status& error) {
-  const size_t old_size = out.size();
-  out.resize(old_size + EncodedSize(item));
-  if (absl::Status status =
-          Encode(item, std::span(out).subspan(old_size));
-      !status.ok()) {
-    error.Update(status);
+  if constexpr (PlainBytes<T>) {
+    const auto* const bytes = reinterpret_cast<const std::byte*>(&item);
+    out.insert(out.end(), bytes, bytes + sizeof(T));
+  } else {
+    const size_t old_size = out.size();
+    out.resize(old_size + EncodedSize(item));
+    error.Update(Encode(item, std::span(out).subspan(old_size)));
+  }
+}
+
+// Appends the items of a message to `items`.
+template <class T>
+absl::Status ReadItems(std::span<const std::byte> bytes,
+                       std::vector<T>& items) {
+  if constexpr (PlainBytes<T> && std::is_default_constructible_v<T>) {
+    if (bytes.size() % sizeof(T) != 0) {
+      return absl::DataLossError("a part of an item");
+    }
+    const size_t old_size = items.size();
+    items.resize(old_size + bytes.size() / sizeof(T));
+    memcpy(items.data() + old_size, bytes.data(), bytes.size());
+    return absl::OkStatus();
+  } else {
+    Reader reader(bytes);
+    while (reader.remaining() > 0 && reader.ok()) {
+      items.push_back(reader.Read<T>());
+    }
+    return reader.Finish();
   }
 }
 
@@ -199,16 +223,6 @@ struct MapTask {
     first_error.Update(reader.Finish());
     if (!first_error.ok()) return output.Fail(first_error);
     output.Finish(results.size(), copy_out);
-  }
-
-  // The results in a part. REQUIRES: !is_void_v<Value>.
-  static absl::Status DecodePart(std::span<const std::byte> bytes,
-                                 std::vector<Value>& results) {
-    Reader reader(bytes);
-    while (reader.remaining() > 0 && reader.ok()) {
-      results.push_back(reader.Read<Value>());
-    }
-    return reader.Finish();
   }
 };
 

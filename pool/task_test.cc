@@ -108,7 +108,7 @@ TEST(MapTaskTest, ResultsComeInOrderAndInParts) {
   EXPECT_EQ(output.parts.size(), 2u);
   std::vector<std::string> results;
   for (const auto& part : output.parts) {
-    EXPECT_THAT(Task::DecodePart(part, results), IsOk());
+    EXPECT_THAT(ReadItems(part, results), IsOk());
   }
   EXPECT_THAT(results, ElementsAre("aa", items[1] + items[1], "cc"));
 }

@@ -34,6 +34,10 @@ UniqueFd OpenPidfd(pid_t pid) {
       UniqueFd(static_cast<int>(syscall(SYS_pidfd_open, pid, 0))));
 }
 
+UniqueFd ReadableForEver() {
+  return AboveStandardStreams(UniqueFd(eventfd(1, EFD_CLOEXEC)));
+}
+
 absl::Status WaitForEnd(int pidfd, Deadline deadline) {
   pollfd entry = {.fd = pidfd, .events = POLLIN, .revents = 0};
   while (true) {
@@ -49,14 +53,22 @@ absl::Status WaitForEnd(int pidfd, Deadline deadline) {
 
 Child::Child(pid_t pid, UniqueFd pidfd) : pid_(pid), pidfd_(std::move(pidfd)) {
   if (pidfd_.valid()) return;
-  // The sentinel of a process that is gone: readable for ever.
-  pidfd_ = AboveStandardStreams(UniqueFd(eventfd(1, EFD_CLOEXEC)));
+  pidfd_ = ReadableForEver();
   exitcode_.store(kUnknownExitCode, std::memory_order_release);
 }
 
 bool Child::HasEnded() const {
   return exitcode_.load(std::memory_order_acquire) != kRunning ||
          WaitForEnd(pidfd(), Deadline::Now()).ok();
+}
+
+void Child::WaitUntilReapable() const {
+  siginfo_t info;
+  while (exitcode_.load(std::memory_order_acquire) == kRunning &&
+         waitid(kPidfd, static_cast<id_t>(pidfd()), &info, WEXITED | WNOWAIT) !=
+             0) {
+    if (errno != EINTR) return;  // ECHILD: nobody to wait for any more
+  }
 }
 
 std::optional<int> Child::Reap() {

@@ -28,6 +28,9 @@ inline constexpr int kUnknownExitCode = 255;
 // pidfd_open(2), close-on-exec; errno is set on failure.
 UniqueFd OpenPidfd(pid_t pid);
 
+// A descriptor that is ready like the pidfd of a process that has ended.
+UniqueFd ReadableForEver();
+
 // Waits until the process behind `pidfd` has ended, reaped or not.
 // DeadlineExceeded if the deadline passes first. Any process may ask.
 absl::Status WaitForEnd(int pidfd, Deadline deadline);
@@ -45,6 +48,10 @@ class Child {
   // Any process that has inherited a copy may ask.
   bool HasEnded() const;
 
+  // Blocks until Reap() has an answer. Only for the parent. Cheaper than
+  // WaitForEnd(), and a child that has ended but is traced by another process,
+  // so that it cannot be reaped yet, is waited for.
+  void WaitUntilReapable() const;
   // Nothing while the child runs. Reaps a child that has ended. Only for the
   // parent, and not from two threads at once: one of them would find nothing.
   std::optional<int> Reap();

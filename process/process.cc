@@ -5,6 +5,10 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <stdio_ext.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/sysmacros.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -32,6 +36,11 @@ using process_internal::ThisProcess;
 
 static_assert(kExitCodeUnknown == process_internal::kUnknownExitCode);
 
+// A child that does nothing spends half its time on page faults: one for each
+// page that it is the first to write to since the fork, and one for each part
+// of the program and its libraries that it runs. So what every child does goes
+// through syscall(), writes little, and looks before it leaps.
+
 // Holds back all signals of the calling thread. In the parent no handler reaps
 // the child before its pidfd is open; in the child none runs too early.
 class SignalsBlocked {
@@ -46,21 +55,32 @@ class SignalsBlocked {
   SignalsBlocked& operator=(const SignalsBlocked&) = delete;
 
   void Restore() { pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
+  // The same for the child.
+  void RestoreInChild() {
+    syscall(SYS_rt_sigprocmask, SIG_SETMASK, &before_, nullptr, _NSIG / 8);
+  }
 
  private:
   sigset_t before_;
 };
 
-// Two processes must not fight over the same input. Where there is no null
-// device, in a bare chroot, they may.
+// Whether standard input is the null device already, as in a service.
+bool StdinIsNull() {
+  struct stat status;
+  return fstat(STDIN_FILENO, &status) == 0 && S_ISCHR(status.st_mode) &&
+         status.st_rdev == makedev(1, 3);
+}
+
+// Two processes must not fight over the same input.
 void ReplaceStdin() {
-  const int null = open("/dev/null", O_RDONLY);
-  if (null < 0) return;
-  if (null != STDIN_FILENO) {
-    dup2(null, STDIN_FILENO);
-    close(null);
+  // The string is on the stack: a literal would be on a page of its own.
+  const char path[] = "/dev/null";
+  syscall(SYS_close, STDIN_FILENO);
+  if (syscall(SYS_openat, AT_FDCWD, path, O_RDONLY) < 0) {
+    memfd_create("mp:stdin", 0);  // in a bare chroot: just as empty
   }
-  __fpurge(stdin);  // what the parent has read ahead
+  // What the parent has read ahead. Most often there is nothing to write to.
+  if (stdin->_IO_read_ptr != stdin->_IO_read_end) __fpurge(stdin);
 }
 
 // One write, so that messages of several processes do not mix.
@@ -106,11 +126,12 @@ Process::Process() : Process(ProcessOptions()) {}
 Process::Process(ProcessOptions options) : record_(std::make_shared<Record>()) {
   ThisProcess& self = ThisProcess::Get();
   record_->creator = &self;
+  record_->creator_pid = getpid();
   record_->identity = self.NextIdentity();
   record_->name = options.name.empty()
                       ? absl::StrCat("Process-", record_->identity)
                       : std::move(options.name);
-  record_->daemon = options.daemon.value_or(self.daemon());
+  record_->daemon = options.daemon.value_or(self.record().daemon);
 }
 
 Process::Process(std::shared_ptr<Record> record) : record_(std::move(record)) {}
@@ -156,10 +177,10 @@ absl::Status Process::Start() {
         absl::StrCat("process ", name(), " has been started before"));
   }
   ThisProcess& self = ThisProcess::Get();
-  if (self.daemon()) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("process ", name(), " cannot be started: ", self.name(),
-                     " is daemonic, and such processes have no children"));
+  if (self.record().daemon) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "process ", name(), " cannot be started: ", self.record().name,
+        " is daemonic, and such processes have no children"));
   }
   process_internal::RegisterExitHandler();
   if (absl::Status status = Fork(); !status.ok()) return status;
@@ -170,25 +191,19 @@ absl::Status Process::Start() {
 }
 
 absl::Status Process::Fork() {
-  // The child watches its parent through this. It also shows, while there is
-  // no child yet, that the kernel has pidfds and that a descriptor is free.
-  UniqueFd parent_pidfd = process_internal::OpenPidfd(ThisProcess::Get().pid());
-  if (!parent_pidfd) return ErrnoStatus(errno, "pidfd_open");
-  // Made here, as each page that the child writes to costs it a page fault.
-  ThisProcess child_self(record(), std::move(parent_pidfd));
-
+  // Made here, on the stack, so that the child need not.
+  ThisProcess child_self(record_);
+  const bool replace_stdin = !StdinIsNull();
   process_internal::FlushStandardStreams();
   SignalsBlocked signals;
   const pid_t pid = fork();
   if (pid < 0) return ErrnoStatus(errno, "fork");
   if (pid == 0) {
     ThisProcess::Become(&child_self);
-    record().pid = child_self.pid();
-    ReplaceStdin();
-    signals.Restore();
+    if (replace_stdin) ReplaceStdin();
+    signals.RestoreInChild();
     RunInChild();
   }
-  child_self.CloseParentPidfd();  // makes room for the next
   UniqueFd pidfd = process_internal::OpenPidfd(pid);
   // ESRCH: it has run, ended, and been reaped by somebody else.
   if (!pidfd && errno != ESRCH) {
@@ -196,7 +211,6 @@ absl::Status Process::Fork() {
     Discard(pid);
     return ErrnoStatus(error, "pidfd_open");
   }
-  record().pid = pid;
   record().child.emplace(pid, std::move(pidfd));
   return absl::OkStatus();
 }
@@ -221,7 +235,13 @@ void Process::RunInChild() noexcept {
 }
 
 int Process::Run() {
-  const auto target = std::move(target_);
+  // The memory is not freed: the process ends, and the heap would have to be
+  // copied for it.
+  const auto destroy = [](process_internal::Target* target) {
+    target->~Target();
+  };
+  const std::unique_ptr<process_internal::Target, decltype(destroy)> target(
+      target_.release(), destroy);
   return target ? target->Invoke() : EXIT_SUCCESS;
 }
 
@@ -244,7 +264,7 @@ bool Process::IsAlive() const {
   if (record.child.has_value()) {
     return IsCreator() ? !exitcode().has_value() : !record.child->HasEnded();
   }
-  return record.pid == ThisProcess::Get().pid();  // asked by itself
+  return &record == &ThisProcess::Get().record();  // asked by itself
 }
 
 absl::Status Process::Signal(int signal) const {
@@ -257,8 +277,9 @@ absl::Status Process::Kill() const { return Signal(SIGKILL); }
 absl::Status Process::Interrupt() const { return Signal(SIGINT); }
 
 std::optional<pid_t> Process::pid() const {
-  if (record().pid == 0) return std::nullopt;
-  return record().pid;
+  if (record().child.has_value()) return record().child->pid();
+  if (&record() == &ThisProcess::Get().record()) return getpid();
+  return std::nullopt;
 }
 
 const std::string& Process::name() const { return record().name; }
@@ -291,6 +312,7 @@ absl::Status Process::Close() {
   // A new record, as other handles (of ActiveChildren) may share this one.
   auto closed = std::make_shared<Record>();
   closed->creator = record_->creator;
+  closed->creator_pid = record_->creator_pid;
   closed->name = record_->name;
   closed->daemon = record_->daemon;
   closed->closed = true;
@@ -302,11 +324,11 @@ absl::Status Process::Close() {
 std::string Process::ToString() const {
   const Record& record = this->record();
   std::string text = absl::StrCat("<Process name='", record.name, "'");
-  if (record.pid != 0) absl::StrAppend(&text, " pid=", record.pid);
-  absl::StrAppend(&text, " parent=", record.creator->pid());
+  if (pid().has_value()) absl::StrAppend(&text, " pid=", *pid());
+  absl::StrAppend(&text, " parent=", record.creator_pid);
   if (record.closed) {
     absl::StrAppend(&text, " closed");
-  } else if (record.pid == 0) {
+  } else if (!pid().has_value()) {
     absl::StrAppend(&text, " initial");
   } else if (IsAlive()) {
     absl::StrAppend(&text, " started");
@@ -319,31 +341,40 @@ std::string Process::ToString() const {
 }
 
 void Exit(int code) {
-  if (ThisProcess::Get().parent() != nullptr) {
+  if (ThisProcess::Get().record().creator != nullptr) {
     process_internal::LeaveChild(code);
   }
   std::exit(code);
 }
 
 ProcessInfo CurrentProcess() {
-  const ThisProcess& self = ThisProcess::Get();
-  return ProcessInfo{
-      .name = self.name(), .pid = self.pid(), .daemon = self.daemon()};
+  const Record& self = ThisProcess::Get().record();
+  return ProcessInfo{.name = self.name, .pid = getpid(), .daemon = self.daemon};
 }
 
-bool Parent::IsAlive() const {
-  return !process_internal::WaitForEnd(pidfd_, Deadline::Now()).ok();
-}
+bool Parent::IsAlive() const { return getppid() == pid_; }
 
 absl::Status Parent::Join(absl::Duration timeout) const {
-  return process_internal::WaitForEnd(pidfd_, Deadline::After(timeout));
+  if (!IsAlive()) return absl::OkStatus();
+  if (sentinel() < 0) {
+    return absl::ResourceExhaustedError("there was no descriptor to wait with");
+  }
+  return process_internal::WaitForEnd(sentinel(), Deadline::After(timeout));
 }
 
 std::optional<Parent> ParentProcess() {
-  const ThisProcess& self = ThisProcess::Get();
-  const ThisProcess* parent = self.parent();
-  if (parent == nullptr) return std::nullopt;
-  return Parent(parent->name(), parent->pid(), self.parent_pidfd());
+  const Record& self = ThisProcess::Get().record();
+  const pid_t now = getppid();
+  // Zero: the parent is in another PID namespace and has no pid here.
+  if (self.creator == nullptr || now == 0) return std::nullopt;
+  UniqueFd pidfd = process_internal::OpenPidfd(self.creator_pid);
+  // As long as it is the parent, the pid is its own. If it was not any more
+  // after the pidfd had been opened, that may be somebody else's.
+  if (getppid() != self.creator_pid) {
+    pidfd = process_internal::ReadableForEver();
+  }
+  return Parent(self.creator->record().name, self.creator_pid,
+                std::make_shared<UniqueFd>(std::move(pidfd)));
 }
 
 std::vector<Process> ActiveChildren() {

@@ -48,6 +48,7 @@
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
+#include "mp/base/unique_fd.h"
 
 namespace mp {
 
@@ -201,6 +202,7 @@ class Process {
   // FailedPrecondition on a second call, in a copy, or in a daemonic process.
   // Otherwise the system call that failed and its errno: fork or pidfd_open.
   // After such a failure no child is left, and Start may be called again.
+  // Where there is no pidfd for it the child is killed, and may have begun.
   // Unimplemented on kernels before 5.4.
   absl::Status Start();
 
@@ -293,8 +295,7 @@ struct ProcessInfo {
 };
 ProcessInfo CurrentProcess();
 
-// The process that started this one. Works to the end of this process, also
-// when the parent is long gone and its pid belongs to somebody else.
+// The process that started this one: a copyable handle to watch it with.
 class Parent {
  public:
   const std::string& name() const { return name_; }
@@ -302,20 +303,22 @@ class Parent {
   bool IsAlive() const;
   // Waits until the parent has ended. DeadlineExceeded if it has not.
   absl::Status Join(absl::Duration timeout = absl::InfiniteDuration()) const;
-  // Readable when the parent has ended. Belongs to the library.
-  int sentinel() const { return pidfd_; }
+  // Readable when the parent has ended. Owned by the handle and its copies; -1
+  // if the process had no descriptor left.
+  int sentinel() const { return pidfd_->get(); }
 
  private:
   friend std::optional<Parent> ParentProcess();
-  Parent(std::string name, pid_t pid, int pidfd)
-      : name_(std::move(name)), pid_(pid), pidfd_(pidfd) {}
+  Parent(std::string name, pid_t pid, std::shared_ptr<const UniqueFd> pidfd)
+      : name_(std::move(name)), pid_(pid), pidfd_(std::move(pidfd)) {}
 
   std::string name_;
   pid_t pid_;
-  int pidfd_;
+  std::shared_ptr<const UniqueFd> pidfd_;
 };
 
-// Nothing in a process that the library did not start.
+// Nothing in a process that the library did not start, and where the parent is
+// in another PID namespace. A parent that has ended is still a parent.
 std::optional<Parent> ParentProcess();
 
 // Further handles to the children of this process that are running, in the

@@ -10,7 +10,13 @@
 #include <exception>
 #include <iostream>
 #include <mutex>
+#include <ostream>
+#include <typeinfo>
 #include <utility>
+
+#ifdef __GLIBCXX__
+#include <ext/stdio_sync_filebuf.h>
+#endif
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
@@ -25,11 +31,24 @@ using RecordList = std::list<std::shared_ptr<Record>>;
 // Fewer finished children than this may wait for the next sweep.
 constexpr size_t kSweepMinimum = 16;
 
+// False only if the stream is as the program found it: what is written to it
+// is then in the C library's buffer. Flushing it all the same would cost each
+// child several page faults.
+bool MayHoldText(const std::ostream& stream) {
+#ifdef __GLIBCXX__
+  const std::streambuf* const buffer = stream.rdbuf();
+  return buffer != nullptr &&
+         typeid(*buffer) != typeid(__gnu_cxx::stdio_sync_filebuf<char>);
+#else
+  return stream.rdbuf() != nullptr;
+#endif
+}
+
 void OnExit(int status, void*) {
   ThisProcess& self = ThisProcess::Get();
   // Called in a child, exit() has run the handlers that are younger than this
   // one, its own among them. The older ones are the parent's.
-  if (self.parent() != nullptr) LeaveChild(status);
+  if (self.record().creator != nullptr) LeaveChild(status);
   self.EndChildren();
 }
 
@@ -65,29 +84,21 @@ ThisProcess& ThisProcess::Get() {
   return *self;
 }
 
-// A process that nobody of the library started: the main one, or a copy that
-// the program forked by itself, which keeps its name as in Python.
-ThisProcess::ThisProcess()
-    : pid_(getpid()),
-      name_("MainProcess"),
-      children_(std::make_unique<Children>()) {
+// A process that the library did not start: the main one, or a copy that the
+// program forked by itself, which keeps its name as in Python.
+ThisProcess::ThisProcess() : record_(std::make_shared<Record>()) {
+  record_->name = "MainProcess";
   if (const ThisProcess* origin = inherited_.load(std::memory_order_relaxed)) {
-    name_ = origin->name_;
-    daemon_ = origin->daemon_;
-    identity_ = origin->identity_;
+    record_->name = origin->record().name;
+    record_->daemon = origin->record().daemon;
+    record_->identity = origin->record().identity;
   }
 }
 
-ThisProcess::ThisProcess(const Record& record, UniqueFd parent_pidfd)
-    : name_(record.name),
-      daemon_(record.daemon),
-      identity_(record.identity),
-      started_(true),
-      parent_(record.creator),
-      parent_pidfd_(std::move(parent_pidfd)),
-      children_(std::make_unique<Children>()) {}
+ThisProcess::ThisProcess(std::shared_ptr<Record> record)
+    : record_(std::move(record)) {}
 
-ThisProcess::~ThisProcess() = default;
+ThisProcess::~ThisProcess() { delete children_.load(); }
 
 void ThisProcess::AfterForkInChild() {
   ThisProcess* origin = current_.load(std::memory_order_relaxed);
@@ -97,16 +108,25 @@ void ThisProcess::AfterForkInChild() {
 }
 
 void ThisProcess::Become(ThisProcess* self) {
-  self->pid_ = getpid();
-  // The grandparent's pidfd, which came along, is of no use here.
-  if (const int fd = self->parent_->parent_pidfd(); fd >= 0) close(fd);
   current_.store(self, std::memory_order_release);
+}
+
+ThisProcess::Children& ThisProcess::children() {
+  Children* children = children_.load(std::memory_order_acquire);
+  if (children != nullptr) return *children;
+  auto fresh = std::make_unique<Children>();
+  if (children_.compare_exchange_strong(children, fresh.get(),
+                                        std::memory_order_acq_rel)) {
+    children = fresh.release();
+  }
+  return *children;
 }
 
 std::string ThisProcess::NextIdentity() {
   const int number = created_.fetch_add(1, std::memory_order_relaxed) + 1;
-  return identity_.empty() ? absl::StrCat(number)
-                           : absl::StrCat(identity_, ":", number);
+  return record().identity.empty()
+             ? absl::StrCat(number)
+             : absl::StrCat(record().identity, ":", number);
 }
 
 std::optional<int> ThisProcess::Children::Look(Record& record) {
@@ -126,30 +146,34 @@ void ThisProcess::Children::Sweep() {
 }
 
 void ThisProcess::Add(const std::shared_ptr<Record>& record) {
-  const std::lock_guard lock(children_->mutex);
+  Children& mine = children();
+  const std::lock_guard lock(mine.mutex);
   // Children that nobody joins are reaped here. Sweeping when their number has
   // doubled bounds the zombies at a constant cost for each start.
-  if (children_->not_reaped.size() >= children_->sweep_at) {
-    children_->Sweep();
-    children_->sweep_at =
-        std::max(kSweepMinimum, 2 * children_->not_reaped.size());
+  if (mine.not_reaped.size() >= mine.sweep_at) {
+    mine.Sweep();
+    mine.sweep_at = std::max(kSweepMinimum, 2 * mine.not_reaped.size());
   }
-  record->place =
-      children_->not_reaped.insert(children_->not_reaped.end(), record);
+  record->place = mine.not_reaped.insert(mine.not_reaped.end(), record);
 }
 
 std::optional<int> ThisProcess::Look(Record& record) {
-  const std::lock_guard lock(children_->mutex);
-  return children_->Look(record);
+  Children& mine = children();
+  const std::lock_guard lock(mine.mutex);
+  return mine.Look(record);
 }
 
 absl::Status ThisProcess::Join(Record& record, Deadline deadline) {
   while (true) {
-    const absl::Status ended = WaitForEnd(record.child->pidfd(), deadline);
-    if (!ended.ok()) return ended;
+    if (deadline.infinite()) {
+      record.child->WaitUntilReapable();
+    } else if (absl::Status ended = WaitForEnd(record.child->pidfd(), deadline);
+               !ended.ok()) {
+      return ended;
+    }
     if (Look(record).has_value()) return absl::OkStatus();
-    // A child that another process traces has ended, but can be reaped only
-    // when the tracer lets it go. There is nothing to wait on for that.
+    // It has ended, but can be reaped only when the process that traces it lets
+    // it go. There is nothing to wait on for that with a timeout.
     if (deadline.Expired()) {
       return absl::DeadlineExceededError("held by the process that traces it");
     }
@@ -158,9 +182,11 @@ absl::Status ThisProcess::Join(Record& record, Deadline deadline) {
 }
 
 std::vector<std::shared_ptr<Record>> ThisProcess::LiveChildren() {
-  const std::lock_guard lock(children_->mutex);
-  children_->Sweep();
-  return {children_->not_reaped.begin(), children_->not_reaped.end()};
+  if (children_.load(std::memory_order_acquire) == nullptr) return {};
+  Children& mine = children();
+  const std::lock_guard lock(mine.mutex);
+  mine.Sweep();
+  return {mine.not_reaped.begin(), mine.not_reaped.end()};
 }
 
 void ThisProcess::EndChildren() {
@@ -180,22 +206,28 @@ void ThisProcess::EndChildren() {
 
 void FlushStandardStreams() {
   try {
-    std::cout.flush();
-    std::cerr.flush();
-    std::clog.flush();
+    for (std::ostream* stream : {&std::cout, &std::cerr, &std::clog}) {
+      if (MayHoldText(*stream)) stream->flush();
+    }
   } catch (const std::exception&) {
     // A stream that was told to throw. It remembers the error as well.
   }
   // Only these two, not fflush(nullptr): that waits for the lock of every
   // stream, and another thread may hold stdin's until somebody types a line.
-  std::fflush(stdout);
-  std::fflush(stderr);
+  for (std::FILE* file : {stdout, stderr}) {
+    // __fpending(), but that is another page fault.
+    if (file->_IO_write_ptr != file->_IO_write_base) std::fflush(file);
+  }
 }
 
 void RegisterExitHandler() {
   // Not a function-local static: its guard could be held at a fork.
   static constinit std::atomic<bool> registered{false};
-  if (registered.exchange(true, std::memory_order_relaxed)) return;
+  // Read first: after a fork, writing costs each start a page fault.
+  if (registered.load(std::memory_order_relaxed) ||
+      registered.exchange(true, std::memory_order_relaxed)) {
+    return;
+  }
   MP_CHECK(on_exit(&OnExit, nullptr) == 0);
 }
 

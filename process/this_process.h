@@ -16,24 +16,24 @@
 
 #include "absl/status/status.h"
 #include "mp/base/deadline.h"
-#include "mp/base/unique_fd.h"
 #include "mp/process/child.h"
 
 namespace mp::process_internal {
 
 class ThisProcess;
 
-// What all handles of one child share. `child` and `pid` are set by Start and
-// constant from then on; `name` and `daemon` are the users' to synchronise.
+// What all handles of one process share. `child` is set by Start and constant
+// from then on; `name` and `daemon` are the users' to synchronise.
 struct Record {
+  // None in the record of a process that the library did not start.
   const ThisProcess* creator = nullptr;
+  pid_t creator_pid = 0;
   std::string name;
   bool daemon = false;
   // The path of creation counters: "2" in the main process, "2:1" below it.
   std::string identity;
-  // Set in the creator and, for the child's own record, in the child.
-  pid_t pid = 0;
   bool closed = false;
+  // In the creator, and in children that were forked later.
   std::optional<Child> child;
   // Where the creator keeps it until it is reaped; guarded by its lock.
   std::optional<std::list<std::shared_ptr<Record>>::iterator> place;
@@ -50,9 +50,8 @@ class ThisProcess {
   // Made at the first call, and anew after a fork by other means than ours.
   static ThisProcess& Get();
 
-  // For a child that is about to be forked, from its record. The pidfd of the
-  // creator goes with it.
-  ThisProcess(const Record& record, UniqueFd parent_pidfd);
+  // For a child that is about to be forked.
+  explicit ThisProcess(std::shared_ptr<Record> record);
   ~ThisProcess();
   ThisProcess(const ThisProcess&) = delete;
   ThisProcess& operator=(const ThisProcess&) = delete;
@@ -60,14 +59,8 @@ class ThisProcess {
   // In the child: makes `self` what Get() returns. Touches no lock, no heap.
   static void Become(ThisProcess* self);
 
-  pid_t pid() const { return pid_; }
-  const std::string& name() const { return name_; }
-  bool daemon() const { return daemon_; }
-  // Nothing if this process was not started by the library.
-  const ThisProcess* parent() const { return started_ ? parent_ : nullptr; }
-  int parent_pidfd() const { return parent_pidfd_.get(); }
-  // In the parent, after the fork: the child has its own.
-  void CloseParentPidfd() { parent_pidfd_.reset(); }
+  // Its own: who it is, and who started it.
+  const Record& record() const { return *record_; }
 
   std::string NextIdentity();
 
@@ -90,22 +83,17 @@ class ThisProcess {
 
   static void AfterForkInChild();
 
+  Children& children();
+
   // The present process's object; none yet, or not since a fork.
   static std::atomic<ThisProcess*> current_;
   // What the process inherited at its last fork. Read only: its lock may be
   // held by a thread that does not exist here.
   static std::atomic<ThisProcess*> inherited_;
 
-  pid_t pid_ = 0;
-  std::string name_;
-  bool daemon_ = false;
-  std::string identity_;  // empty in the main process
-  bool started_ = false;  // by the library
-  const ThisProcess* parent_ = nullptr;
-  UniqueFd parent_pidfd_;
-
+  const std::shared_ptr<Record> record_;
   std::atomic<int> created_{0};
-  const std::unique_ptr<Children> children_;
+  std::atomic<Children*> children_{nullptr};  // made when there are any
 };
 
 // Flushes stdout, stderr, std::cout, std::cerr and std::clog. Errors, closed

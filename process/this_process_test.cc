@@ -13,7 +13,6 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "mp/base/deadline.h"
-#include "mp/base/unique_fd.h"
 #include "mp/testing/process_test.h"
 #include "mp/testing/status_matchers.h"
 
@@ -44,8 +43,8 @@ class ThisProcessTest : public mp::testing::ProcessTest {
     auto record = std::make_shared<Record>();
     record->creator = &ThisProcess::Get();
     record->daemon = daemon;
-    record->pid = Fork(body);
-    record->child.emplace(record->pid, OpenPidfd(record->pid));
+    const pid_t pid = Fork(body);
+    record->child.emplace(pid, OpenPidfd(pid));
     ThisProcess::Get().Add(record);
     return record;
   }
@@ -54,10 +53,9 @@ class ThisProcessTest : public mp::testing::ProcessTest {
 TEST_F(ThisProcessTest, IsTheSameObjectEachTime) {
   ThisProcess& self = ThisProcess::Get();
   EXPECT_EQ(&self, &ThisProcess::Get());
-  EXPECT_EQ(self.name(), "MainProcess");
-  EXPECT_EQ(self.pid(), getpid());
-  EXPECT_FALSE(self.daemon());
-  EXPECT_EQ(self.parent(), nullptr);
+  EXPECT_EQ(self.record().name, "MainProcess");
+  EXPECT_FALSE(self.record().daemon);
+  EXPECT_EQ(self.record().creator, nullptr);
 }
 
 TEST_F(ThisProcessTest, CountsWhatItCreates) {
@@ -65,10 +63,10 @@ TEST_F(ThisProcessTest, CountsWhatItCreates) {
   const int first = std::stoi(self.NextIdentity());
   EXPECT_EQ(self.NextIdentity(), std::to_string(first + 1));
 
-  Record record;
-  record.creator = &self;
-  record.identity = "4:2";
-  ThisProcess child(record, UniqueFd());
+  auto record = std::make_shared<Record>();
+  record->creator = &self;
+  record->identity = "4:2";
+  ThisProcess child(record);
   EXPECT_EQ(child.NextIdentity(), "4:2:1");
   EXPECT_EQ(child.NextIdentity(), "4:2:2");
 }
@@ -115,7 +113,7 @@ TEST_F(ThisProcessTest, AForkByOtherMeansStartsWithoutChildren) {
   const ThisProcess* before = &ThisProcess::Get();
   const pid_t pid = Fork([before] {
     ThisProcess& self = ThisProcess::Get();
-    const bool fresh = &self != before && self.pid() == getpid() &&
+    const bool fresh = &self != before && self.record().name == "MainProcess" &&
                        self.LiveChildren().empty();
     self.EndChildren();  // must not end the sibling
     _exit(fresh ? 0 : 1);

@@ -1,5 +1,6 @@
 #include "mp/shm/segment.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
 #include <sys/mman.h>
@@ -22,7 +23,6 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "absl/strings/match.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "mp/base/unique_fd.h"
@@ -34,7 +34,6 @@ namespace mp {
 namespace {
 
 using ::mp::testing::ChildProcess;
-using ::mp::testing::IsOkAndHolds;
 using ::mp::testing::StatusIs;
 using ::testing::AllOf;
 using ::testing::HasSubstr;

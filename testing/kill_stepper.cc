@@ -89,7 +89,8 @@ uintptr_t InstructionPointer(pid_t pid) {
 #endif
 }
 
-// Blocks SIGCHLD, so that a stop of the child can be awaited with a timeout.
+// Blocks SIGCHLD while it exists, so that a stop of the child can be awaited
+// with a timeout.
 class BlockSigchld {
  public:
   BlockSigchld() {
@@ -99,9 +100,8 @@ class BlockSigchld {
   }
   BlockSigchld(const BlockSigchld&) = delete;
   BlockSigchld& operator=(const BlockSigchld&) = delete;
-  ~BlockSigchld() { Restore(); }
+  ~BlockSigchld() { pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
 
-  void Restore() const { pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
   // Waits for news of a child, but not long. False if there was none.
   bool WaitForNews() const {
     const timespec pause = {.tv_sec = 0, .tv_nsec = 1'000'000};
@@ -123,8 +123,8 @@ class Tracee {
     kFailed,   // see error()
   };
 
-  Tracee(const KillSteps& steps, Control* control, const BlockSigchld& blocked)
-      : steps_(steps), control_(control), blocked_(blocked) {
+  Tracee(const KillSteps& steps, Control* control)
+      : steps_(steps), control_(control) {
     *control_ = Control{};
     pid_ = ForkForTest([&] { return Run(); });
   }
@@ -189,7 +189,6 @@ class Tracee {
  private:
   // In the child.
   int Run() {
-    blocked_.Restore();
     if (steps_.setup) steps_.setup();
     if (ptrace(PTRACE_TRACEME, 0, nullptr, nullptr) != 0) {
       control_->ptrace_errno = errno;
@@ -217,6 +216,7 @@ class Tracee {
   // Waits until the child stops, ends, or has slept for `patience`. A child
   // that is merely slow is waited for: the watchdog bounds it.
   Event Await(absl::Duration patience) {
+    const BlockSigchld blocked;
     Deadline deadline = Deadline::Infinite();  // while it does not sleep
     std::string asleep_in;                     // the call, while it sleeps
     while (true) {
@@ -224,7 +224,7 @@ class Tracee {
       const pid_t changed = waitpid(pid_, &status, WNOHANG);
       if (changed == pid_) return Classify(status);
       MP_PCHECK(changed == 0 || errno == EINTR) << "waitpid";
-      if (blocked_.WaitForNews()) continue;
+      if (blocked.WaitForNews()) continue;
       const std::string now = SleepingIn(pid_);
       if (now.empty() || now != asleep_in) {
         asleep_in = now;
@@ -275,7 +275,6 @@ class Tracee {
 
   const KillSteps& steps_;
   Control* const control_;
-  const BlockSigchld& blocked_;
   pid_t pid_ = 0;
   bool reaped_ = false;
   int signal_ = 0;
@@ -341,7 +340,7 @@ class Stepper {
   // Traces the operation from its beginning to its end.
   absl::Status RunWhole() {
     if (steps_.prepare) steps_.prepare();
-    Tracee child(steps_, control_.get(), blocked_);
+    Tracee child(steps_, control_.get());
     if (!child.Begin()) return child.error();
     trace_.addresses.push_back(child.address());
     while (true) {
@@ -398,7 +397,7 @@ class Stepper {
 
   absl::StatusOr<bool> TryRunTo(int64_t n, bool die_asleep, bool fast) {
     if (steps_.prepare) steps_.prepare();
-    Tracee child(steps_, control_.get(), blocked_);
+    Tracee child(steps_, control_.get());
     if (!child.Begin()) return child.error();
     int64_t position = 0;
     const Event event = Travel(&child, n, die_asleep, fast, &position);
@@ -518,7 +517,6 @@ class Stepper {
   }
 
   const KillSteps& steps_;
-  const BlockSigchld blocked_;
   const SharedPage<Control> control_;
   bool have_breakpoints_ = true;
   Trace trace_;
@@ -552,9 +550,9 @@ absl::StatusOr<KillReport> RunKillSteps(const KillSteps& steps) {
 namespace mp::testing {
 
 std::string KillPoint::ToString() const {
+  if (asleep()) return absl::StrCat("asleep in instruction ", instruction);
   std::string text = absl::StrFormat("after %d instructions", instruction);
   if (completed()) absl::StrAppend(&text, ", completed");
-  if (asleep()) return absl::StrCat(text, ", asleep in the next one");
   const std::string function = testing_internal::FunctionAt(address);
   if (!function.empty()) absl::StrAppend(&text, ", in ", function);
   // What addr2line wants to know.

@@ -33,11 +33,11 @@ struct KillPoint {
     kCompleted,  // after the operation
   };
 
-  // How many instructions of the operation it had executed.
+  // How many instructions of the operation it had executed; the last one, if it
+  // was asleep, is the system call, which had not returned.
   int64_t instruction = 0;
   State state = State::kRunning;
-  // The instruction it would have executed next; in the libraries' or the
-  // kernel's code if it slept.
+  // The instruction it would have executed next; 0 if it was asleep.
   uintptr_t address = 0;
 
   bool completed() const { return state == State::kCompleted; }
@@ -97,8 +97,11 @@ struct KillReport {
 // Runs it all and fails the current test if `check` failed, if the operation
 // crashed, ended the process, failed an assertion, hung or was stranded, or if
 // this process may not trace its children. Call it from the main thread. Costs
-// about a millisecond for each instruction. Where the processor has no
-// breakpoints that we can use (AArch64), the square of their number.
+// about a millisecond for each instruction.
+//
+// On AArch64 the way to an instruction is stepped too, so the cost grows with
+// the square of their number; and a load-exclusive loop never ends under
+// ptrace, so build for processors with atomic instructions (LSE).
 //
 // Not for ThreadSanitizer: its run-time library may hold a lock at the
 // instruction at which a child dies or is forked.

@@ -1,0 +1,16 @@
+// The whole library. Depend on single targets and include their headers if you
+// need only parts of it.
+
+#ifndef MP_MP_H_
+#define MP_MP_H_
+
+#include "mp/ipc/codec.h"
+#include "mp/ipc/queue.h"
+#include "mp/pool/async_result.h"
+#include "mp/pool/pool.h"
+#include "mp/pool/worker_died.h"
+#include "mp/process/process.h"
+#include "mp/sync/in_place_lock.h"
+#include "mp/sync/lock.h"
+
+#endif  // MP_MP_H_

@@ -25,6 +25,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "mp/base/deadline.h"
+#include "mp/shm/park.h"
 #include "mp/testing/child.h"
 #include "mp/testing/process_test.h"
 #include "mp/testing/shared_page.h"
@@ -42,6 +43,14 @@ using ::testing::HasSubstr;
 using ::testing::Pointee;
 
 class QueueTest : public testing::ProcessTest {};
+
+// Sleepers do not look around by themselves, so a wake-up that is lost hangs
+// the test. For tests in which nobody dies.
+class PatientQueueTest : public QueueTest {
+ protected:
+  PatientQueueTest() { ParkSlices::SetFirstForTest(3600'000'000'000); }
+  ~PatientQueueTest() override { ParkSlices::SetFirstForTest(0); }
+};
 
 // ---- One process.
 
@@ -363,7 +372,7 @@ TEST_F(QueueTest, CloseOfAFullQueue) {
               StatusIs(absl::StatusCode::kFailedPrecondition));
 }
 
-TEST_F(QueueTest, CloseWakesWhoWaitsInOtherProcesses) {
+TEST_F(PatientQueueTest, CloseWakesWhoWaitsInOtherProcesses) {
   Queue<int> empty;
   Queue<std::string> full(/*maxsize=*/1);
   ASSERT_OK(full.Put("x"));
@@ -447,7 +456,7 @@ TEST_F(QueueTest, JoinBeforeDraining) {
   EXPECT_TRUE(queue.Empty());
 }
 
-TEST_F(QueueTest, BlockedGetAndPut) {
+TEST_F(PatientQueueTest, BlockedGetAndPut) {
   Queue<int> queue(/*maxsize=*/1);
   auto getter =
       ChildProcess::Start([&] { EXPECT_THAT(queue.Get(), IsOkAndHolds(1)); });
@@ -464,7 +473,7 @@ TEST_F(QueueTest, BlockedGetAndPut) {
 }
 
 // What was written before Put is seen after Get.
-TEST_F(QueueTest, OrdersMemory) {
+TEST_F(PatientQueueTest, OrdersMemory) {
   constexpr int kRounds = 5000;
   const SharedPage<std::array<int, kRounds>> values;  // no atomics
   Queue<int> there(/*maxsize=*/1);
@@ -558,19 +567,19 @@ void RunProcesses(const QueueOptions& options, uint32_t each, size_t max_size) {
   for (const auto& count : *counts) EXPECT_EQ(count, each);
 }
 
-TEST_F(QueueTest, ManyProcesses) { RunProcesses({}, kEach, 100); }
+TEST_F(PatientQueueTest, ManyProcesses) { RunProcesses({}, kEach, 100); }
 
 // Full or empty most of the time.
-TEST_F(QueueTest, ManyProcessesOneSlot) {
+TEST_F(PatientQueueTest, ManyProcessesOneSlot) {
   RunProcesses({.maxsize = 1}, kEach / 20, 100);
 }
 
 // Items of all sizes up to that of the memory: some find room, some do not.
-TEST_F(QueueTest, ManyProcessesLargeItems) {
+TEST_F(PatientQueueTest, ManyProcessesLargeItems) {
   RunProcesses({.capacity_bytes = 4096}, kEach / 20, 4000);
 }
 
-TEST_F(QueueTest, ManyThreads) {
+TEST_F(PatientQueueTest, ManyThreads) {
   constexpr size_t kMaxSize = 100;
   Queue<Message> queue({.capacity_bytes = 4096});
   std::array<std::atomic<uint32_t>, kProducers> counts = {};

@@ -98,12 +98,13 @@ class Ring {
   }
   void WakeConsumer() {
     FenceBeforeNotify();
-    control_->not_empty.Notify();
+    // All, as another one, or one in SpinUntil, knows nothing of `also()`.
+    control_->not_empty.NotifyAll();
   }
 
-  // Calls `done()`, which takes records, again and again for as long as that has
-  // helped lately, or until it returns true; returns what it said last. Sleeping
-  // consumers are left alone meanwhile.
+  // Calls `done()`, which takes records, again and again for as long as that
+  // has helped lately, or until it returns true; returns what it said last.
+  // Sleeping consumers are left alone meanwhile.
   template <class Done>
   bool SpinUntil(AdaptiveSpin<KernelPlatform>& spin, Done done) {
     const bool result = control_->not_empty.Spin(spin, done);

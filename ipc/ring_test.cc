@@ -26,7 +26,10 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "mp/base/deadline.h"
+#include "mp/shm/adaptive_spin.h"
 #include "mp/shm/liveness.h"
+#include "mp/shm/park.h"
+#include "mp/shm/platform.h"
 #include "mp/testing/child.h"
 #include "mp/testing/process_test.h"
 #include "mp/testing/shared_page.h"
@@ -121,6 +124,14 @@ class RingTest : public testing::ProcessTest {
   static size_t Capacity(const Ring& ring) {
     return ring.max_record_size() + kBlock;
   }
+};
+
+// Sleepers do not look around by themselves, so a wake-up that is lost hangs
+// the test. For tests in which nobody dies.
+class PatientRingTest : public RingTest {
+ protected:
+  PatientRingTest() { ParkSlices::SetFirstForTest(3600'000'000'000); }
+  ~PatientRingTest() override { ParkSlices::SetFirstForTest(0); }
 };
 
 // ---- Against a model.
@@ -418,7 +429,7 @@ TEST_F(RingTest, WaitsAtLeastUntilTheDeadline) {
   EXPECT_GE(elapsed(start), 30'000'000);
 }
 
-TEST_F(RingTest, WakesConsumers) {
+TEST_F(PatientRingTest, WakesConsumers) {
   Ring ring = MakeRing();
   std::vector<ChildProcess> consumers;
   for (int i = 0; i < 3; ++i) {
@@ -433,7 +444,7 @@ TEST_F(RingTest, WakesConsumers) {
   for (ChildProcess& each : consumers) each.ExpectExit();
 }
 
-TEST_F(RingTest, WakesProducers) {
+TEST_F(PatientRingTest, WakesProducers) {
   Ring ring = MakeRing(/*max_records=*/3);
   for (int i = 0; i < 3; ++i) EXPECT_EQ(Put(ring, "x"), RingResult::kDone);
   std::vector<ChildProcess> producers;
@@ -447,17 +458,66 @@ TEST_F(RingTest, WakesProducers) {
   for (int i = 0; i < 3; ++i) EXPECT_EQ(TryGet(ring), "y");
 }
 
+// Who was woken and then does not take the record leaves it to another sleeper.
+TEST_F(PatientRingTest, UseThatThrowsPassesTheWakeUpOn) {
+  Ring ring = MakeRing();
+  const SharedPage<std::atomic<int>> calls;
+  std::vector<ChildProcess> consumers;
+  for (int i = 0; i < 2; ++i) {
+    consumers.push_back(ChildProcess::Start([&] {
+      const auto use = [&](auto, uint32_t) {
+        if (++*calls == 1) throw std::runtime_error("use");
+      };
+      try {
+        EXPECT_EQ(ring.Get(use, kInfinite), RingResult::kDone);
+      } catch (const std::runtime_error&) {
+      }
+    }));
+  }
+  for (ChildProcess& each : consumers) ASSERT_TRUE(each.WaitUntilAsleep());
+  EXPECT_EQ(Put(ring, "x"), RingResult::kDone);
+  for (ChildProcess& each : consumers) each.ExpectExit();
+  EXPECT_EQ(*calls, 2);
+  EXPECT_EQ(ring.size(), 0u);
+}
+
+TEST_F(PatientRingTest, FillThatRefusesPassesTheWakeUpOn) {
+  Ring ring = MakeRing(/*max_records=*/1);
+  EXPECT_EQ(Put(ring, "x"), RingResult::kDone);
+  const SharedPage<std::atomic<int>> calls;
+  std::vector<ChildProcess> producers;
+  for (int i = 0; i < 2; ++i) {
+    producers.push_back(ChildProcess::Start([&] {
+      ring.Put(
+          1, [&](std::byte*, uint32_t) { return ++*calls != 1; }, kInfinite);
+    }));
+  }
+  for (ChildProcess& each : producers) ASSERT_TRUE(each.WaitUntilAsleep());
+  EXPECT_EQ(TryGet(ring), "x");
+  for (ChildProcess& each : producers) each.ExpectExit();
+  EXPECT_EQ(*calls, 2);
+  EXPECT_EQ(ring.size(), 1u);
+}
+
 // Another put or get that is under way is no sign of a full or an empty ring.
 TEST_F(RingTest, WithoutWaitingUnderContention) {
   constexpr int kProcesses = 4;
-  constexpr int kEach = 5000;
-  Ring ring = MakeRing(0, kProcesses * kEach * RecordSize(100));
-  const std::string data(100, 'x');
+  constexpr int kEach = 2000;
+  constexpr size_t kSize = 100;
+  Ring ring = MakeRing(0, kProcesses * kEach * RecordSize(kSize));
+  // Long enough to be met by others.
+  const auto dawdle = [] {
+    for (int i = 0; i < 5000; ++i) asm volatile("");
+  };
   std::vector<ChildProcess> children;
   for (int i = 0; i < kProcesses; ++i) {
     children.push_back(ChildProcess::Start([&] {
+      const auto fill = [&](std::byte*, uint32_t) {
+        dawdle();
+        return true;
+      };
       for (int j = 0; j < kEach; ++j) {
-        ASSERT_EQ(Put(ring, data, kNow), RingResult::kDone) << j;
+        ASSERT_EQ(ring.Put(kSize, fill, kNow), RingResult::kDone) << j;
       }
     }));
   }
@@ -466,8 +526,8 @@ TEST_F(RingTest, WithoutWaitingUnderContention) {
   children.clear();
   for (int i = 0; i < kProcesses; ++i) {
     children.push_back(ChildProcess::Start([&] {
-      Record record;
-      while (Get(ring, &record, kNow) == RingResult::kDone) {
+      const auto use = [&](auto, uint32_t) { dawdle(); };
+      while (ring.Get(use, kNow) == RingResult::kDone) {
       }
       EXPECT_FALSE(ring.HasRecord());
     }));
@@ -522,7 +582,7 @@ TEST_F(RingTest, Close) {
   EXPECT_EQ(Get(ring, &record, kInfinite), RingResult::kClosed);
 }
 
-TEST_F(RingTest, CloseWakesEverybody) {
+TEST_F(PatientRingTest, CloseWakesEverybody) {
   Ring empty = MakeRing();
   Ring full = MakeRing(/*max_records=*/1);
   EXPECT_EQ(Put(full, "x"), RingResult::kDone);
@@ -546,7 +606,7 @@ TEST_F(RingTest, CloseWakesEverybody) {
 }
 
 // However Close() falls in between puts: what was put is gotten.
-TEST_F(RingTest, CloseLosesNothing) {
+TEST_F(PatientRingTest, CloseLosesNothing) {
   for (int round = 0; round < 100; ++round) {
     Ring ring = MakeRing();
     const SharedPage<std::atomic<int>> put;
@@ -638,7 +698,7 @@ TEST_F(RingTest, WaitForRecord) {
   EXPECT_EQ(ring.size(), 1u);
 }
 
-TEST_F(RingTest, WakeConsumer) {
+TEST_F(PatientRingTest, WakeConsumer) {
   Ring ring = MakeRing();
   const SharedPage<std::atomic<bool>> also;
   auto sleeper = ChildProcess::Start([&] {
@@ -651,9 +711,48 @@ TEST_F(RingTest, WakeConsumer) {
   sleeper.ExpectExit();
 }
 
+// A spinner has the producers leave the sleepers alone, but what it looks for
+// is not what they look for.
+TEST_F(PatientRingTest, WakeConsumerWhileAnotherSpins) {
+  Ring ring = MakeRing();
+  const SharedPage<std::atomic<bool>> also;
+  auto sleeper = ChildProcess::Start([&] {
+    EXPECT_TRUE(ring.WaitForRecord([&] { return also->load(); }, kInfinite));
+  });
+  ASSERT_TRUE(sleeper.WaitUntilAsleep());
+  AdaptiveSpin<KernelPlatform> spin;
+  EXPECT_EQ(ring.SpinUntil(spin,
+                           [&] {
+                             *also = true;
+                             ring.WakeConsumer();
+                             return true;
+                           }),
+            KernelPlatform::MaySpin());
+  *also = true;
+  sleeper.ExpectExit();
+}
+
+TEST_F(PatientRingTest, SpinUntilLeavesRecordsToOthers) {
+  Ring ring = MakeRing();
+  auto sleeper = ChildProcess::Start([&] {
+    Record record;
+    EXPECT_EQ(Get(ring, &record, kInfinite), RingResult::kDone);
+  });
+  ASSERT_TRUE(sleeper.WaitUntilAsleep());
+  AdaptiveSpin<KernelPlatform> spin;
+  ring.SpinUntil(spin, [&] {
+    // Wakes nobody: somebody spins.
+    return ring.HasRecord() || Put(ring, "x") != RingResult::kDone;
+  });
+  if (!KernelPlatform::MaySpin()) {
+    EXPECT_EQ(Put(ring, "x"), RingResult::kDone);
+  }
+  sleeper.ExpectExit();
+}
+
 // ---- Many processes.
 
-TEST_F(RingTest, NumbersAreConsecutive) {
+TEST_F(PatientRingTest, NumbersAreConsecutive) {
   constexpr uint32_t kProcesses = 3;
   constexpr uint32_t kEach = 3000;
   constexpr uint32_t kTotal = kProcesses * kEach;
@@ -694,7 +793,7 @@ TEST_F(RingTest, NumbersAreConsecutive) {
   EXPECT_EQ(ring.size(), 0u);
 }
 
-TEST_F(RingTest, SizeIsExactWhileOthersAreAtIt) {
+TEST_F(PatientRingTest, SizeIsExactWhileOthersAreAtIt) {
   Ring ring = MakeRing(/*max_records=*/3);
   const SharedPage<std::atomic<bool>> stop;
   auto producer = ChildProcess::Start([&] {

@@ -267,12 +267,33 @@ TEST_F(SegmentTest, MoreThanTheMachineHasIsAnErrorThatNamesTheCall) {
 
 TEST_F(SegmentTest, NoDescriptorLeftIsAnErrorThatNamesTheCall) {
   auto child = ChildProcess::Start([] {
-    const rlimit none = {0, 0};
+    rlimit limit;
+    ASSERT_EQ(getrlimit(RLIMIT_NOFILE, &limit), 0);
+    const rlimit none = {.rlim_cur = 0, .rlim_max = limit.rlim_max};
+    // Only for the call: UBSan needs descriptors, too.
     ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &none), 0);
-    EXPECT_THAT(Segment::Create({.name = "test", .layout = 1, .size = 1}),
-                StatusIs(absl::StatusCode::kResourceExhausted,
-                         AllOf(HasSubstr("memfd_create(mp:test)"),
-                               HasSubstr("EMFILE"))));
+    const absl::Status status =
+        Segment::Create({.name = "test", .layout = 1, .size = 1}).status();
+    ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &limit), 0);
+    EXPECT_THAT(status, StatusIs(absl::StatusCode::kResourceExhausted,
+                                 AllOf(HasSubstr("memfd_create(mp:test)"),
+                                       HasSubstr("EMFILE"))));
+  });
+  child.ExpectExit(0);
+}
+
+TEST_F(SegmentTest, NoMemoryLeftIsAnErrorThatNamesTheCall) {
+  auto child = ChildProcess::Start([] {
+    // As near as a process can come to that by itself.
+    const rlimit little = {.rlim_cur = 1 << 20, .rlim_max = 1 << 20};
+    ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &little), 0);
+    signal(SIGXFSZ, SIG_IGN);
+    const absl::Status status =
+        Segment::Create({.name = "test", .layout = 1, .size = 4 << 20})
+            .status();
+    EXPECT_THAT(status.ToString(), AllOf(HasSubstr("posix_fallocate(mp:test"),
+                                         HasSubstr("EFBIG")));
+    EXPECT_EQ(CountMappings("memfd:mp:test"), 0);
   });
   child.ExpectExit(0);
 }

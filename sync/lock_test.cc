@@ -212,14 +212,30 @@ TEST_F(LockTest, ToStringNamesTheHolder) {
 TEST_F(LockTest, CreateReportsWhatIsMissing) {
   EXPECT_OK(Lock::Create());
   auto child = ChildProcess::Start([] {
-    const rlimit none = {0, 0};
+    rlimit limit;
+    ASSERT_EQ(getrlimit(RLIMIT_NOFILE, &limit), 0);
+    const rlimit none = {.rlim_cur = 0, .rlim_max = limit.rlim_max};
+    // Only for the call: UBSan needs descriptors, too.
     ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &none), 0);
-    EXPECT_THAT(Lock::Create(), StatusIs(absl::StatusCode::kResourceExhausted,
-                                         AllOf(HasSubstr("memfd_create"),
-                                               HasSubstr("EMFILE"))));
-    Lock();  // aborts
+    const absl::Status status = Lock::Create().status();
+    ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &limit), 0);
+    EXPECT_THAT(status, StatusIs(absl::StatusCode::kResourceExhausted,
+                                 AllOf(HasSubstr("memfd_create"),
+                                       HasSubstr("EMFILE"))));
   });
-  child.ExpectSignal(SIGABRT);
+  child.ExpectExit(0);
+}
+
+TEST_F(LockTest, TheConstructorAbortsIfItCannotReport) {
+  auto child = ChildProcess::Start([] {
+    // No file, not even one in memory, may have a size.
+    const rlimit none = {.rlim_cur = 0, .rlim_max = 0};
+    ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &none), 0);
+    signal(SIGXFSZ, SIG_IGN);
+    signal(SIGABRT, [](int) { _exit(42); });
+    Lock();
+  });
+  child.ExpectExit(42);
 }
 
 TEST_F(LockTest, AChildMakesLocksOfItsOwn) {
@@ -746,21 +762,24 @@ TEST_F(LockTest, ARepairThatThrowsLeavesItToTheNext) {
 
 TEST_F(LockTest, ARepairThatThrowsWakesTheNext) {
   Lock lock;
-  auto holder = ChildProcess::Start([&] {
+  SharedPage<std::atomic<int>> stage;
+  ChildProcess::Start([&] { lock.Acquire(); }).ExpectExit(0);
+  auto repairer = ChildProcess::Start([&] {
     lock.set_repair([&] {
-      // With the lock held, until somebody else waits for it.
-      absl::SleepFor(absl::Milliseconds(300));
+      *stage = 1;
+      while (*stage != 2) absl::SleepFor(absl::Milliseconds(1));
       throw std::runtime_error("cannot repair");
     });
-    ChildProcess::Start([lock]() mutable { lock.Acquire(); }).ExpectExit(0);
     EXPECT_THROW(lock.Acquire(), std::runtime_error);
   });
-  while (!lock.Locked()) absl::SleepFor(absl::Milliseconds(1));
+  while (*stage != 1) absl::SleepFor(absl::Milliseconds(1));
   auto waiter = ChildProcess::Start([&] {
     EXPECT_EQ(lock.Acquire(), kOwnerDied);
     EXPECT_OK(lock.Release());
   });
-  holder.ExpectExit(0);
+  ASSERT_TRUE(waiter.WaitUntilAsleep());
+  *stage = 2;
+  repairer.ExpectExit(0);
   waiter.ExpectExit(0);
 }
 

@@ -17,26 +17,25 @@
 
 #include "absl/base/optimization.h"
 
-#define MP_CHECK(condition)                                      \
-  ABSL_PREDICT_TRUE(condition)                                   \
-  ? (void)0                                                      \
-  : ::mp::base_internal::Voidify() &                             \
-          ::mp::base_internal::CheckFailure(__FILE__, __LINE__,  \
-                                            #condition, false)   \
+#define MP_CHECK(condition)                                                 \
+  ABSL_PREDICT_TRUE(condition)                                              \
+  ? (void)0                                                                 \
+  : ::mp::base_internal::Voidify() &                                        \
+          ::mp::base_internal::CheckFailure(__FILE__, __LINE__, #condition, \
+                                            false)                          \
               .stream()
 
-#define MP_PCHECK(condition)                                     \
-  ABSL_PREDICT_TRUE(condition)                                   \
-  ? (void)0                                                      \
-  : ::mp::base_internal::Voidify() &                             \
-          ::mp::base_internal::CheckFailure(__FILE__, __LINE__,  \
-                                            #condition, true)    \
-              .stream()
+#define MP_PCHECK(condition)                                                   \
+  ABSL_PREDICT_TRUE(condition)                                                 \
+  ? (void)0                                                                    \
+  : ::mp::base_internal::Voidify() & ::mp::base_internal::CheckFailure(        \
+                                         __FILE__, __LINE__, #condition, true) \
+                                         .stream()
 
 // Checks that an absl::Status is OK and prints it when it is not.
-#define MP_CHECK_OK(expression)                                  \
-  do {                                                           \
-    const auto& mp_check_status = (expression);                  \
+#define MP_CHECK_OK(expression)                                   \
+  do {                                                            \
+    const auto& mp_check_status = (expression);                   \
     MP_CHECK(mp_check_status.ok()) << mp_check_status.ToString(); \
   } while (false)
 

@@ -19,8 +19,8 @@ int64_t MonotonicNanos() {
 Deadline Deadline::After(absl::Duration timeout) {
   if (timeout <= absl::ZeroDuration()) return Now();
   // Rounds up, so that a wait is never shorter than was asked for.
-  const int64_t nanos = absl::ToInt64Nanoseconds(
-      absl::Ceil(timeout, absl::Nanoseconds(1)));
+  const int64_t nanos =
+      absl::ToInt64Nanoseconds(absl::Ceil(timeout, absl::Nanoseconds(1)));
   const int64_t now = MonotonicNanos();
   if (nanos >= kInfinite - now) return Infinite();
   return Deadline(now + nanos);

@@ -50,11 +50,10 @@ bool FutexWait(const FutexWord& word, uint32_t expected, Deadline deadline) {
   timespec until;
   if (!deadline.infinite()) until = deadline.ToTimespec();
   // WAIT_BITSET takes an absolute monotonic timeout, WAIT only a relative one.
-  return NotTimedOut(
-      syscall(SYS_futex, Address(word), FUTEX_WAIT_BITSET, expected,
-              deadline.infinite() ? nullptr : &until, nullptr,
-              FUTEX_BITSET_MATCH_ANY),
-      "futex(FUTEX_WAIT_BITSET)");
+  return NotTimedOut(syscall(SYS_futex, Address(word), FUTEX_WAIT_BITSET,
+                             expected, deadline.infinite() ? nullptr : &until,
+                             nullptr, FUTEX_BITSET_MATCH_ANY),
+                     "futex(FUTEX_WAIT_BITSET)");
 }
 
 bool FutexWaitEither(const FutexWord& word, uint32_t expected,
@@ -72,8 +71,8 @@ bool FutexWaitEither(const FutexWord& word, uint32_t expected,
 }
 
 int FutexWake(const FutexWord& word, int count) {
-  const long woken = syscall(SYS_futex, Address(word), FUTEX_WAKE, count,
-                             nullptr, nullptr, 0);
+  const long woken =
+      syscall(SYS_futex, Address(word), FUTEX_WAKE, count, nullptr, nullptr, 0);
   MP_PCHECK(woken >= 0) << "futex(FUTEX_WAKE)";
   return static_cast<int>(woken);
 }

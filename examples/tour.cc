@@ -27,7 +27,7 @@ void Heading(const std::string& title, const std::string& text) {
 void HoldForEver(mp::Lock& lock, mp::Queue<bool>& held) {
   lock.Acquire();
   OrDie(held.Put(true));
-  absl::SleepFor(absl::InfiniteDuration());
+  while (true) absl::SleepFor(absl::Hours(1));
 }
 
 void KilledHolder() {

@@ -33,8 +33,8 @@ template <class T>
 class ResultState final : public TaskSink,
                           public std::enable_shared_from_this<ResultState<T>> {
  public:
-  using Outcome = std::conditional_t<std::is_void_v<T>, absl::Status,
-                                     absl::StatusOr<T>>;
+  using Outcome =
+      std::conditional_t<std::is_void_v<T>, absl::Status, absl::StatusOr<T>>;
   using Callback = std::function<void(const Outcome&)>;
 
   explicit ResultState(std::shared_ptr<Executor> executor)
@@ -45,7 +45,8 @@ class ResultState final : public TaskSink,
   Outcome& outcome() { return *outcome_; }
 
   bool Wait(Deadline deadline) {
-    return completion_.Wait(*executor_, [this] { return ready(); }, deadline);
+    return completion_.Wait(
+        *executor_, [this] { return ready(); }, deadline);
   }
 
   void OnDone(Callback callback) {
@@ -87,10 +88,10 @@ class ResultState final : public TaskSink,
   }
 
   void Post(Callback callback) {
-    executor_->Post([self = this->shared_from_this(),
-                     callback = std::move(callback)] {
-      callback(self->outcome());
-    });
+    executor_->Post(
+        [self = this->shared_from_this(), callback = std::move(callback)] {
+          callback(self->outcome());
+        });
   }
 
   const std::shared_ptr<Executor> executor_;

@@ -71,8 +71,7 @@ TEST_F(AsyncResultTest, ResultOfARvalueIsMovedOut) {
   Pool pool({.processes = 1});
   AsyncResult<std::vector<int>> result =
       pool.ApplyAsync([](int n) { return std::vector<int>(1000, n); }, 3);
-  EXPECT_THAT(std::move(result).Get(),
-              IsOkAndHolds(std::vector<int>(1000, 3)));
+  EXPECT_THAT(std::move(result).Get(), IsOkAndHolds(std::vector<int>(1000, 3)));
 }
 
 TEST_F(AsyncResultTest, WaitedForByManyThreads) {
@@ -98,11 +97,10 @@ TEST_F(AsyncResultTest, CallbackComesForValuesAndErrorsEarlyAndLate) {
   pool.ApplyAsync(SlowIdentity, 7).OnDone([&](const absl::StatusOr<int>& r) {
     value = *r;
   });
-  pool.ApplyAsync([]() -> absl::Status {
-        return absl::NotFoundError("");
-      }).OnDone([&](const absl::Status& status) {
-    failed = absl::IsNotFound(status);
-  });
+  pool.ApplyAsync([]() -> absl::Status { return absl::NotFoundError(""); })
+      .OnDone([&](const absl::Status& status) {
+        failed = absl::IsNotFound(status);
+      });
   const AsyncResult<int> done = pool.ApplyAsync(SlowIdentity, 8);
   ASSERT_THAT(done.Get(), IsOk());
   done.OnDone([&](const absl::StatusOr<int>& r) { late = *r; });
@@ -180,8 +178,8 @@ TEST_F(AsyncResultTest, SubmissionErrorIsTheResult) {
   pool.Close();
   const AsyncResult<int> result = pool.ApplyAsync([] { return 1; });
   EXPECT_TRUE(result.Ready());
-  EXPECT_THAT(result.Get(),
-              StatusIs(absl::StatusCode::kFailedPrecondition, "the pool is closed"));
+  EXPECT_THAT(result.Get(), StatusIs(absl::StatusCode::kFailedPrecondition,
+                                     "the pool is closed"));
 }
 
 }  // namespace

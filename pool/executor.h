@@ -1,6 +1,7 @@
 // The seam between the front of a pool (calls, results, iterators, callbacks)
-// and what runs its tasks. The front knows its workers only through an Executor,
-// so that others than the shared-memory one can stand behind the same calls.
+// and what runs its tasks. The front knows its workers only through an
+// Executor, so that others than the shared-memory one can stand behind the same
+// calls.
 //
 // A task is a function of bytes to bytes: the front encodes and decodes.
 
@@ -73,9 +74,9 @@ class Executor {
   virtual std::vector<pid_t> pids() const = 0;
 
   // For a thread that is about to wait: delivers results itself, spinning for a
-  // few microseconds as long as that has helped lately, until `ready()`. Returns
-  // what `ready()` said last. Results are delivered without it, too; it saves the
-  // switches to the executor's thread and back.
+  // few microseconds as long as that has helped lately, until `ready()`.
+  // Returns what `ready()` said last. Results are delivered without it, too; it
+  // saves the switches to the executor's thread and back.
   virtual bool DeliverUntil(absl::FunctionRef<bool()> ready) = 0;
 
   // Runs `callback` soon, on the executor's own thread, one at a time.

@@ -14,8 +14,7 @@ absl::StatusOr<Pool> Pool::Create(const PoolOptions& options) {
   }
   absl::StatusOr<std::unique_ptr<pool_internal::ProcessExecutor>> executor =
       pool_internal::ProcessExecutor::Create(
-          {.processes =
-               options.processes == 0 ? CpuCount() : options.processes,
+          {.processes = options.processes == 0 ? CpuCount() : options.processes,
            .task_capacity_bytes = options.task_capacity_bytes,
            .result_capacity_bytes = options.result_capacity_bytes});
   if (!executor.ok()) return executor.status();

@@ -7,9 +7,10 @@
 //   mp::AsyncResult<int> later = pool.ApplyAsync(Square, 4);
 //   absl::StatusOr<std::vector<int>> all = pool.Map(Square, numbers);
 //
-// A task is a function or a lambda without captures, with arguments and a result
-// that the codec takes (mp/ipc/codec.h); it cannot reach the caller's variables.
-// It may throw: the caller gets a status with type, message and process.
+// A task is a function or a lambda without captures, with arguments and a
+// result that the codec takes (mp/ipc/codec.h); it cannot reach the caller's
+// variables. It may throw: the caller gets a status with type, message and
+// process.
 //
 // Workers are forked when the pool is made, and again when one has died: they
 // see the program's memory as it was then. They are daemonic: they get SIGKILL
@@ -18,14 +19,15 @@
 // processes. All of them take tasks from one queue in shared memory, so no task
 // waits behind a slow one while a worker is idle.
 //
-// If a worker dies while it runs a task, that task fails with an error for which
-// IsWorkerDied() is true, and another worker takes its place. Nothing else is
-// affected: each task has exactly one outcome, whenever and however often
-// workers are killed.
+// If a worker dies while it runs a task, that task fails with an error for
+// which IsWorkerDied() is true, and another worker takes its place. Nothing
+// else is affected: each task has exactly one outcome, whenever and however
+// often workers are killed.
 //
 // Results are delivered by a thread of the pool, or by whichever thread waits
-// for one. All calls are safe from any thread of the process that made the pool;
-// in others they fail. Fork: do not use a pool that a child has inherited.
+// for one. All calls are safe from any thread of the process that made the
+// pool; in others they fail. Fork: do not use a pool that a child has
+// inherited.
 //
 // Differs from Python's: a dead worker fails its own task only and is reported;
 // what cannot be sent does not compile; the destructor terminates and waits.
@@ -67,8 +69,9 @@ struct PoolOptions {
   // Workers; 0 for as many as there are processors to use (CpuCount()).
   int processes = 0;
   // Shared memory, reserved at once, for tasks that wait and for results that
-  // have not been delivered. It bounds the arguments and the result of one call,
-  // not their number: tasks that find no room wait in the caller's memory.
+  // have not been delivered. It bounds the arguments and the result of one
+  // call, not their number: tasks that find no room wait in the caller's
+  // memory.
   size_t task_capacity_bytes = size_t{1} << 20;
   size_t result_capacity_bytes = size_t{1} << 20;
 };
@@ -78,19 +81,19 @@ class Pool {
   // As Create(), but aborts with the message if that fails.
   explicit Pool(const PoolOptions& options = {});
   // Errors: InvalidArgument for a negative number of processes; what the system
-  // said if a worker cannot be started, or there is no memory or descriptor, with
-  // nothing left behind. FailedPrecondition in a daemonic process.
+  // said if a worker cannot be started, or there is no memory or descriptor,
+  // with nothing left behind. FailedPrecondition in a daemonic process.
   static absl::StatusOr<Pool> Create(const PoolOptions& options = {});
 
   Pool(Pool&&) noexcept = default;
   Pool& operator=(Pool&& other) noexcept;
-  // Terminates the pool and waits until the workers have ended. Call Close() and
-  // Join() first to have what was submitted done.
+  // Terminates the pool and waits until the workers have ended. Call Close()
+  // and Join() first to have what was submitted done.
   ~Pool();
 
   // Runs function(arguments...) in a worker and waits for the result: an
-  // absl::StatusOr of it, or an absl::Status for functions that return void or a
-  // Status. Arguments are copied; text arrives as std::string. Errors: see
+  // absl::StatusOr of it, or an absl::Status for functions that return void or
+  // a Status. Arguments are copied; text arrives as std::string. Errors: see
   // AsyncResult::Get() and ApplyAsync().
   template <class F, class... Args>
   auto Apply(F function, const Args&... arguments) {
@@ -117,12 +120,13 @@ class Pool {
                                                            arguments...);
   }
 
-  // Calls `function` with every item of `items`, in the workers, and returns the
-  // results in the order of the items: absl::StatusOr<std::vector<R>>, or
+  // Calls `function` with every item of `items`, in the workers, and returns
+  // the results in the order of the items: absl::StatusOr<std::vector<R>>, or
   // absl::Status if it returns void or a Status. Items travel in chunks of
-  // `chunksize`, by default a quarter of a worker's share, but no more than fits
-  // well into the memory for tasks. A chunk is a task. If something fails, all
-  // the rest is done nevertheless, and the error that came first is returned.
+  // `chunksize`, by default a quarter of a worker's share, but no more than
+  // fits well into the memory for tasks. A chunk is a task. If something fails,
+  // all the rest is done nevertheless, and the error that came first is
+  // returned.
   template <class F, std::ranges::forward_range Items>
   auto Map(F function, const Items& items, size_t chunksize = 0);
 
@@ -155,8 +159,7 @@ template <class F, class... A>
 auto Pool::Submit(F function, const A&... arguments) {
   using Task = pool_internal::ApplyTask<F, A...>;
   using Value = typename pool_internal::TaskResult<F, A...>::Value;
-  auto state =
-      std::make_shared<pool_internal::ResultState<Value>>(executor_);
+  auto state = std::make_shared<pool_internal::ResultState<Value>>(executor_);
   const size_t size = Task::InputSize(arguments...);
   absl::Status status = executor_->Submit(
       &Task::Run, size,

@@ -1,6 +1,6 @@
 // pool_apply: submit one task and wait for its result, two workers.
-// pool_apply_async: tasks submitted in a row, then their results collected; time
-//   of one task.
+// pool_apply_async: tasks submitted in a row, then their results collected.
+//   Time of one task.
 // pool_map_item: one item of a Map with the default chunk size.
 // pool_create_destroy/2: make a pool of two, have it run one task, destroy it.
 //   Its floor is two raw forks, each waited for.

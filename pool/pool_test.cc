@@ -82,36 +82,38 @@ TEST_F(PoolTest, ArgumentsAndResultsOfManyTypes) {
   Pool pool({.processes = 1});
   EXPECT_THAT(pool.Apply([](const std::string& s) { return s + "!"; }, "text"),
               IsOkAndHolds("text!"));
-  EXPECT_THAT(pool.Apply(
-                  [](std::vector<std::string> v, double x,
-                     std::pair<int, std::string> p) {
-                    return std::make_tuple(v.size(), 2 * x, p.second);
-                  },
-                  std::vector<std::string>{"a", "b"}, 1.5,
-                  std::make_pair(1, std::string("one"))),
-              IsOkAndHolds(std::make_tuple(size_t{2}, 3.0, std::string("one"))));
+  EXPECT_THAT(
+      pool.Apply(
+          [](std::vector<std::string> v, double x,
+             std::pair<int, std::string> p) {
+            return std::make_tuple(v.size(), 2 * x, p.second);
+          },
+          std::vector<std::string>{"a", "b"}, 1.5,
+          std::make_pair(1, std::string("one"))),
+      IsOkAndHolds(std::make_tuple(size_t{2}, 3.0, std::string("one"))));
 }
 
 TEST_F(PoolTest, VoidAndStatusResults) {
   Pool pool({.processes = 1});
   EXPECT_THAT(pool.Apply([] {}), IsOk());
   EXPECT_THAT(pool.Apply([](int) { return absl::OkStatus(); }, 1), IsOk());
-  EXPECT_THAT(
-      pool.Apply([] { return absl::NotFoundError("no such thing"); }),
-      StatusIs(absl::StatusCode::kNotFound, "no such thing"));
-  EXPECT_THAT(pool.Apply([](int x) -> absl::StatusOr<int> {
-    if (x < 0) return absl::OutOfRangeError("negative");
-    return x;
-  }, -1), StatusIs(absl::StatusCode::kOutOfRange, "negative"));
+  EXPECT_THAT(pool.Apply([] { return absl::NotFoundError("no such thing"); }),
+              StatusIs(absl::StatusCode::kNotFound, "no such thing"));
+  EXPECT_THAT(pool.Apply(
+                  [](int x) -> absl::StatusOr<int> {
+                    if (x < 0) return absl::OutOfRangeError("negative");
+                    return x;
+                  },
+                  -1),
+              StatusIs(absl::StatusCode::kOutOfRange, "negative"));
 }
 
 TEST_F(PoolTest, ExceptionIsTheCallersError) {
   Pool pool({.processes = 1});
-  EXPECT_THAT(
-      pool.Apply([]() -> int { throw std::runtime_error("broken"); }),
-      StatusIs(absl::StatusCode::kUnknown,
-               AllOf(HasSubstr("PoolWorker-"),
-                     HasSubstr("std::runtime_error: broken"))));
+  EXPECT_THAT(pool.Apply([]() -> int { throw std::runtime_error("broken"); }),
+              StatusIs(absl::StatusCode::kUnknown,
+                       AllOf(HasSubstr("PoolWorker-"),
+                             HasSubstr("std::runtime_error: broken"))));
   EXPECT_THAT(pool.Apply([] { throw 7; }),
               StatusIs(absl::StatusCode::kUnknown, HasSubstr("int")));
   EXPECT_THAT(pool.Apply(Square, 2), IsOkAndHolds(4)) << "the worker goes on";
@@ -242,9 +244,8 @@ TEST_F(PoolTest, MapOfStringsAndOtherRanges) {
                        std::set<std::string>{"a", "bcd", "ef"}),
               IsOkAndHolds(ElementsAre(1, 3, 2)));
   const char* const words[] = {"one", "three"};
-  EXPECT_THAT(
-      pool.Map([](const std::string& s) { return s + "?"; }, words),
-      IsOkAndHolds(ElementsAre("one?", "three?")));
+  EXPECT_THAT(pool.Map([](const std::string& s) { return s + "?"; }, words),
+              IsOkAndHolds(ElementsAre("one?", "three?")));
 }
 
 TEST_F(PoolTest, MapOfMoreThanTheMemoryHolds) {
@@ -258,7 +259,9 @@ TEST_F(PoolTest, MapOfMoreThanTheMemoryHolds) {
 TEST_F(PoolTest, MapOfResultsLargerThanTheirArguments) {
   Pool pool({.processes = 2, .result_capacity_bytes = 1 << 20});
   const absl::StatusOr<std::vector<std::string>> texts = pool.Map(
-      [](int n) { return std::string(10'000, static_cast<char>('a' + n % 26)); },
+      [](int n) {
+        return std::string(10'000, static_cast<char>('a' + n % 26));
+      },
       Numbers(1000));
   ASSERT_THAT(texts.status(), IsOk());
   ASSERT_THAT(*texts, SizeIs(1000));

@@ -53,8 +53,9 @@ constexpr uint64_t PackClaim(uint32_t index, uint32_t number) {
   return (uint64_t{index} + 1) << 32 | number;
 }
 
-// A program that ends with pools open: their workers are daemons and get killed,
-// which must not look like deaths to be made good. Terminates the pools first.
+// A program that ends with pools open: their workers are daemons and get
+// killed, which must not look like deaths to be made good. Terminates the pools
+// first.
 class OpenPools {
  public:
   static OpenPools& Get() {
@@ -112,9 +113,8 @@ class ProcessExecutor::WorkerOutput final : public TaskOutput {
   void Fail(const absl::Status& error) override {
     if (ended_) return;
     const size_t size = EncodedSize(error);
-    Put(ResultHeader::kFail, size, [&](std::span<std::byte> out) {
-      return Encode(error, out);
-    });
+    Put(ResultHeader::kFail, size,
+        [&](std::span<std::byte> out) { return Encode(error, out); });
   }
 
   size_t max_size() const override {
@@ -143,13 +143,16 @@ class ProcessExecutor::WorkerOutput final : public TaskOutput {
       case RingResult::kAborted:
         return Fail(encoded);
       case RingResult::kTooLarge:
-        return Fail(absl::ResourceExhaustedError(absl::StrCat(
-            "a result of ", size, " encoded bytes: the pool's memory for "
-            "results takes ", max_size(), " at most; raise "
-            "PoolOptions::result_capacity_bytes")));
+        return Fail(absl::ResourceExhaustedError(
+            absl::StrCat("a result of ", size,
+                         " encoded bytes: the pool's memory for "
+                         "results takes ",
+                         max_size(),
+                         " at most; raise "
+                         "PoolOptions::result_capacity_bytes")));
       default:
         // Nobody is left to report to.
-        _exit(EXIT_FAILURE);
+        Exit(EXIT_FAILURE);
     }
   }
 
@@ -167,7 +170,8 @@ int ProcessExecutor::Serve(size_t index) {
         [&](std::span<const std::byte> bytes, uint32_t number) {
           record.assign(bytes.begin(), bytes.end());
           const auto header = ReadHeader<TaskHeader>(bytes);
-          // Relaxed: Get's release of the new head, which follows, publishes it.
+          // Relaxed: Get's release of the new head, which follows, publishes
+          // it.
           claim.task.store(PackClaim(header.index, number),
                            std::memory_order_relaxed);
         },
@@ -182,8 +186,8 @@ int ProcessExecutor::Serve(size_t index) {
     try {
       header.function(input, output);
     } catch (...) {
-      output.Fail(absl::UnknownError(absl::StrCat(
-          CurrentProcess().name, ": ", DescribeCurrentException())));
+      output.Fail(absl::UnknownError(absl::StrCat(CurrentProcess().name, ": ",
+                                                  DescribeCurrentException())));
     }
     MP_CHECK(output.ended()) << "a task without an end";
     // Release: whoever sees the claim gone sees the result.
@@ -260,9 +264,9 @@ absl::Status ProcessExecutor::Start() {
 
 absl::Status ProcessExecutor::StartWorker(size_t index) {
   static std::atomic<int> count{0};
-  Process process({.name = absl::StrCat("PoolWorker-", ++count),
-                   .daemon = true},
-                  [this, index] { return Serve(index); });
+  Process process(
+      {.name = absl::StrCat("PoolWorker-", ++count), .daemon = true},
+      [this, index] { return Serve(index); });
   if (absl::Status status = process.Start(); !status.ok()) return status;
   const std::lock_guard lock(mutex_);
   Worker& worker = workers_[index];
@@ -277,10 +281,13 @@ absl::Status ProcessExecutor::Submit(TaskFunction function, size_t size,
                                      TaskOutput::Encoder encode,
                                      std::shared_ptr<TaskSink> sink) {
   if (size > max_input_size()) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "arguments of ", size, " encoded bytes: the pool's memory for tasks "
-        "takes ", max_input_size(), " at most; raise "
-        "PoolOptions::task_capacity_bytes"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("arguments of ", size,
+                     " encoded bytes: the pool's memory for tasks "
+                     "takes ",
+                     max_input_size(),
+                     " at most; raise "
+                     "PoolOptions::task_capacity_bytes"));
   }
   if (IsForkedCopy()) {
     return absl::FailedPreconditionError(
@@ -334,8 +341,7 @@ void ProcessExecutor::PutBacklog() {
       std::copy(next.input.begin(), next.input.end(), out.begin());
       return absl::OkStatus();
     };
-    if (!PutTask(next.index, next.function, next.input.size(), copy,
-                 &copied)) {
+    if (!PutTask(next.index, next.function, next.input.size(), copy, &copied)) {
       return;
     }
     backlog_.pop_front();
@@ -453,7 +459,7 @@ void ProcessExecutor::Supervise() {
     const bool failed = !StartMissingWorkers();
     std::vector<pollfd> polled = {
         {.fd = wake_supervisor_.get(), .events = POLLIN, .revents = 0}};
-    std::vector<size_t> watched;  // the workers behind polled[1], polled[2], ...
+    std::vector<size_t> watched;  // the workers behind polled[1], ...
     {
       const std::lock_guard lock(mutex_);
       for (size_t i = 0; i < workers_.size(); ++i) {
@@ -516,8 +522,7 @@ void ProcessExecutor::SettleDeath(size_t index) {
   const std::string name = worker.process.name();
   const pid_t pid = worker.process.pid().value_or(0);
   worker.process.Join().IgnoreError();
-  const int exitcode =
-      worker.process.exitcode().value_or(kExitCodeUnknown);
+  const int exitcode = worker.process.exitcode().value_or(kExitCodeUnknown);
 
   // The order of the reads matters: see the header.
   const std::lock_guard delivery(delivery_mutex_);

@@ -209,8 +209,8 @@ TEST_F(ProcessExecutorTest, TerminateEndsEveryTaskOnce) {
   std::vector<std::shared_ptr<RecordingSink>> sinks;
   for (int i = 0; i < 500; ++i) {
     sinks.push_back(Submit(
-        *executor,
-        [](std::span<const std::byte>, TaskOutput&) { pause(); }, "x"));
+        *executor, [](std::span<const std::byte>, TaskOutput&) { pause(); },
+        "x"));
   }
   executor->Terminate();
   EXPECT_THAT(executor->Join(Deadline::Infinite()), IsOk());
@@ -223,13 +223,13 @@ TEST_F(ProcessExecutorTest, TerminateEndsEveryTaskOnce) {
 
 TEST_F(ProcessExecutorTest, InputLargerThanTheRingIsRefused) {
   ASSERT_OK_AND_ASSIGN(const auto executor, Create(1, 4096));
-  EXPECT_THAT(executor->Submit(
-                  [](std::span<const std::byte>, TaskOutput&) {},
-                  executor->max_input_size() + 1,
-                  [](std::span<std::byte>) { return absl::OkStatus(); },
-                  std::make_shared<RecordingSink>()),
-              StatusIs(absl::StatusCode::kInvalidArgument,
-                       HasSubstr("task_capacity_bytes")));
+  EXPECT_THAT(
+      executor->Submit([](std::span<const std::byte>, TaskOutput&) {},
+                       executor->max_input_size() + 1,
+                       [](std::span<std::byte>) { return absl::OkStatus(); },
+                       std::make_shared<RecordingSink>()),
+      StatusIs(absl::StatusCode::kInvalidArgument,
+               HasSubstr("task_capacity_bytes")));
 }
 
 }  // namespace

@@ -28,15 +28,14 @@ namespace mp::pool_internal {
 
 template <class F>
 inline constexpr bool kIsFunctionPointer =
-    std::is_pointer_v<F> && std::is_function_v<std::remove_pointer_t<F>>;
+    std::is_pointer_v<F>&& std::is_function_v<std::remove_pointer_t<F>>;
 
 // What can be called in another process: a function, or a callable without
 // state, of which the worker makes its own.
 template <class F>
-concept TaskCallable =
-    kIsFunctionPointer<F> ||
-    (std::is_empty_v<F> && std::is_trivially_copyable_v<F> &&
-     std::is_default_constructible_v<F>);
+concept TaskCallable = kIsFunctionPointer<F> ||
+    (std::is_empty_v<F>&& std::is_trivially_copyable_v<F>&&
+         std::is_default_constructible_v<F>);
 
 // A function pointer as a value that travels. Workers are forked from the
 // process that submits, so a function has the same address in both.
@@ -69,8 +68,8 @@ using TaskArgument =
 
 // ---- results ----
 
-// What a caller gets for a function that returns T: void and Status give Status,
-// T and StatusOr<T> give StatusOr<T>.
+// What a caller gets for a function that returns T: void and Status give
+// Status, T and StatusOr<T> give StatusOr<T>.
 template <class T>
 struct ResultTraits {
   using Value = T;

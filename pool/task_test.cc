@@ -137,7 +137,7 @@ TEST(TaskCallableTest, RefusesWhatCannotTravel) {
   static_assert(TaskCallable<int (*)(int, int)>);
   static_assert(TaskCallable<std::remove_const_t<decltype(stateless)>>);
   static_assert(!TaskCallable<std::remove_const_t<decltype(capturing)>>);
-  static_assert(std::is_same_v<TaskArgument<const char (&)[4]>, std::string>);
+  static_assert(std::is_same_v<TaskArgument<const char(&)[4]>, std::string>);
   static_assert(std::is_same_v<TaskArgument<const int&>, int>);
 }
 

@@ -20,8 +20,8 @@ namespace mp {
 template <class Platform>
 class AdaptiveSpin {
  public:
-  // Calls `done()` until it returns true or the budget is spent; true if it did.
-  // Does nothing where only one processor is available.
+  // Calls `done()` until it returns true or the budget is spent; true if it
+  // did. Does nothing where only one processor is available.
   template <class Done>
   bool Until(Done done) {
     if (!Platform::MaySpin()) return false;

@@ -88,9 +88,10 @@ class BasicGate {
     }
   }
 
-  // Calls `done()` until it returns true or the budget is spent; returns what it
-  // said last. Notify leaves the sleepers alone meanwhile, so the caller looks at
-  // the state afterwards and calls Notify if it leaves the condition true.
+  // Calls `done()` until it returns true or the budget is spent; returns what
+  // it said last. Notify leaves the sleepers alone meanwhile, so the caller
+  // looks at the state afterwards and calls Notify if it leaves the condition
+  // true.
   template <class Done>
   bool Spin(AdaptiveSpin<Platform>& spin, Done done) {
     // Only sleepers need to know of a spinner. Without any, the notifier's

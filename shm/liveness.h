@@ -11,9 +11,9 @@
 // mutex and wakes who sleeps on it: that word is the death certificate. (The
 // list of robust mutexes belongs to the C library; we only lock one.) Since the
 // kernel certifies threads, not processes, a marked word is confirmed with what
-// the kernel tells about the process before anybody acts on it. No heartbeats: a
-// stopped or slow process is alive. All processes of a family must be in one PID
-// namespace.
+// the kernel tells about the process before anybody acts on it. No heartbeats:
+// a stopped or slow process is alive. All processes of a family must be in one
+// PID namespace.
 //
 // A forked child takes a slot of its own before fork() returns in it. A child
 // made by a raw clone() or _Fork() does not, and must not use shared objects.
@@ -33,9 +33,9 @@
 namespace mp {
 
 // Names a process in shared memory. Never 0; below kTokenLimit, so that the
-// bits above are free for the word it is stored in. A token is reused only after
-// its slot has passed on 2^18 times, which takes 2^30 process starts unless the
-// family keeps most slots occupied.
+// bits above are free for the word it is stored in. A token is reused only
+// after its slot has passed on 2^18 times, which takes 2^30 process starts
+// unless the family keeps most slots occupied.
 using Token = uint32_t;
 inline constexpr Token kNoToken = 0;
 inline constexpr Token kTokenLimit = Token{1} << 30;

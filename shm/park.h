@@ -8,7 +8,8 @@
 //   - ends when the owner dies: the kernel wakes it (mp/shm/liveness.h);
 //   - sleeps in slices that start at 10 ms and grow to 250 ms, after each of
 //     which the caller looks at the state again. A consumed wake-up costs that
-//     much time, and nothing else. An idle sleeper costs four wake-ups a second.
+//     much time, and nothing else. An idle sleeper costs four wake-ups a
+//     second.
 //
 // The caller's loop:
 //

@@ -31,7 +31,8 @@ namespace mp {
 template <class T>
 concept SafeInSharedMemory =
     std::is_standard_layout_v<T> && std::is_trivially_destructible_v<T> &&
-    !std::is_pointer_v<T> && !std::is_reference_v<T>;
+    !std::is_pointer_v<T> &&
+    !std::is_reference_v<T>;
 
 namespace shm_internal {
 

@@ -2,19 +2,19 @@
 // in shared memory. Use mp::Lock (mp/sync/lock.h) unless you design the layout
 // of a shared segment yourself.
 //
-//   struct Account {             // in an mp::Segment, or any MAP_SHARED mapping
+//   struct Account {  // in an mp::Segment, or any MAP_SHARED mapping
 //     mp::InPlaceLock lock;
 //     int64_t balance;
 //   };
 //
-// 8 bytes, standard layout, unlocked when zero-filled, no destructor needed. All
-// processes that use it must belong to one family (mp/shm/liveness.h): a program
-// and what it forks after its first use of shared objects.
+// 8 bytes, standard layout, unlocked when zero-filled, no destructor needed.
+// All processes that use it must belong to one family (mp/shm/liveness.h): a
+// program and what it forks after its first use of shared objects.
 //
 // Guarantees: at most one holder; what a holder wrote before it released, or
 // before it died, is visible to the next holder; a waiter whose wake-up was
-// given to a process that died goes on within a quarter of a second; nobody waits
-// for a dead holder.
+// given to a process that died goes on within a quarter of a second; nobody
+// waits for a dead holder.
 //
 // Not recursive and not fair: a running process may overtake sleeping ones.
 
@@ -94,9 +94,7 @@ class ABSL_LOCKABLE BasicInPlaceLock {
 
   // The standard Lockable requirements. lock() does not tell of a dead holder.
   void lock() ABSL_EXCLUSIVE_LOCK_FUNCTION() { Acquire(); }
-  bool try_lock() ABSL_EXCLUSIVE_TRYLOCK_FUNCTION(true) {
-    return TryAcquire();
-  }
+  bool try_lock() ABSL_EXCLUSIVE_TRYLOCK_FUNCTION(true) { return TryAcquire(); }
   void unlock() ABSL_UNLOCK_FUNCTION() {
     MP_CHECK(Release()) << "unlock() of a lock that nobody holds";
   }
@@ -166,17 +164,17 @@ AcquireResult BasicInPlaceLock<Platform>::AcquireSlow(Deadline deadline) {
       // Others may sleep on the dead holder's word: keep the bit. Acquire, so
       // that the dead holder's writes, which IsDead() made visible, stay before
       // what follows.
-      if (word_.compare_exchange_weak(word, self | (word & kSleepers) | sleepers,
-                                      std::memory_order_acquire,
-                                      std::memory_order_relaxed)) {
+      if (word_.compare_exchange_weak(
+              word, self | (word & kSleepers) | sleepers,
+              std::memory_order_acquire, std::memory_order_relaxed)) {
         return kOwnerDied;
       }
       continue;
     }
     const bool expired = deadline.Expired();
     if (expired && sleepers == 0) return kTimedOut;
-    // Also when giving up: the wake-up that this process got may have been meant
-    // for all who sleep.
+    // Also when giving up: the wake-up that this process got may have been
+    // meant for all who sleep.
     if ((word & kSleepers) == 0 &&
         !word_.compare_exchange_weak(word, word | kSleepers,
                                      std::memory_order_relaxed)) {

@@ -26,8 +26,7 @@ Lock::Lock() {
 
 absl::Status Lock::Release() {
   if (state_->Release()) return absl::OkStatus();
-  return absl::FailedPreconditionError(
-      "Release() of a lock that nobody holds");
+  return absl::FailedPreconditionError("Release() of a lock that nobody holds");
 }
 
 std::string Lock::ToString() const {

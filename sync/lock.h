@@ -8,16 +8,16 @@
 //
 // A Lock is a handle: small, cheap to copy, and every copy means the same lock,
 // in this process and in the children that inherit it by fork. (A std::mutex
-// cannot be copied.) The lock itself is 64 bytes of anonymous shared memory that
-// goes when the last process drops its last handle. A moved-from handle may only
-// be assigned to or destroyed.
+// cannot be copied.) The lock itself is 64 bytes of anonymous shared memory
+// that goes when the last process drops its last handle. A moved-from handle
+// may only be assigned to or destroyed.
 //
 // Uncontended, acquire and release are one atomic operation each and no system
 // call. A waiter spins for at most a few microseconds, as long as that has
 // helped lately, then sleeps.
 //
-// If the holder dies: the next acquirer gets the lock within milliseconds and is
-// told kOwnerDied. The lock is good as new; what it protects may be half
+// If the holder dies: the next acquirer gets the lock within milliseconds and
+// is told kOwnerDied. The lock is good as new; what it protects may be half
 // changed. Whoever cannot look at the result (std::scoped_lock) sets a repair
 // callback, which runs first. A waiter that dies leaves no trace.
 //
@@ -25,8 +25,8 @@
 // died holding it, is visible to process Y after Y's acquire returned.
 //
 // Threads: all calls are safe from any thread. The owner is the process: if a
-// thread ends without releasing, the lock stays held. Fork: a child does not own
-// what its parent holds, though it may release it. Not for signal handlers.
+// thread ends without releasing, the lock stays held. Fork: a child does not
+// own what its parent holds, though it may release it. Not for signal handlers.
 //
 // Differs from Python's: the timeout is on the monotonic clock; a dead holder
 // does not hang the others; satisfies the standard TimedLockable requirements.
@@ -62,8 +62,8 @@ class ABSL_LOCKABLE Lock {
     return Repaired(state_->Acquire());
   }
 
-  // As Acquire(), but gives up after `timeout` with kTimedOut, which converts to
-  // false. Zero or less tries once without waiting.
+  // As Acquire(), but gives up after `timeout` with kTimedOut, which converts
+  // to false. Zero or less tries once without waiting.
   [[nodiscard]] AcquireResult Acquire(absl::Duration timeout)
       ABSL_EXCLUSIVE_TRYLOCK_FUNCTION(true) {
     // The clock is read only if there is something to wait for.
@@ -84,8 +84,8 @@ class ABSL_LOCKABLE Lock {
 
   // `repair` runs in the acquiring process, with the lock held, whenever an
   // acquire through this handle or a later copy of it finds that the holder
-  // died, before the acquire returns. If it throws or its process dies, the next
-  // acquirer repairs. It must not acquire the same lock.
+  // died, before the acquire returns. If it throws or its process dies, the
+  // next acquirer repairs. It must not acquire the same lock.
   void set_repair(std::function<void()> repair);
 
   // The standard TimedLockable requirements. unlock() of a lock that nobody

@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest-spi.h"
@@ -73,7 +74,7 @@ TEST_F(ChildTest, StopsAndContinues) {
     EXPECT_TRUE(child.IsAlive());
     const int standing = *count;
     EXPECT_EQ(ReadProcessInfo(child.pid())->state, 'T');
-    usleep(1000);
+    absl::SleepFor(absl::Milliseconds(1));
     EXPECT_EQ(*count, standing);
     child.Continue();
     while (*count == standing) {

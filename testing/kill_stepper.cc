@@ -16,6 +16,7 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <set>
 #include <string>
 #include <unordered_map>
@@ -47,9 +48,9 @@ using ::mp::testing::SleepingIn;
 // What the child tells the parent.
 struct Control {
   enum Phase { kSetup, kOperation, kDone };
-  volatile Phase phase;
-  volatile int ptrace_errno;
-  volatile bool assertion_failed;
+  std::atomic<Phase> phase;
+  std::atomic<int> ptrace_errno;
+  std::atomic<bool> assertion_failed;
 };
 
 // Without raise(), which would block signals around it.
@@ -125,7 +126,9 @@ class Tracee {
 
   Tracee(const KillSteps& steps, Control* control)
       : steps_(steps), control_(control) {
-    *control_ = Control{};
+    control_->phase = Control::kSetup;
+    control_->ptrace_errno = 0;
+    control_->assertion_failed = false;
     pid_ = ForkForTest([&] { return Run(); });
   }
   Tracee(const Tracee&) = delete;
@@ -281,7 +284,7 @@ class Tracee {
   absl::Status error_;
 };
 
-// The first, complete run.
+// A run that nobody interrupted.
 struct Trace {
   // What follows after n instructions.
   std::vector<uintptr_t> addresses;
@@ -304,7 +307,8 @@ class Stepper {
   absl::StatusOr<KillReport> Run() {
     const absl::Status status = RunWhole();
     if (!status.ok()) return status;
-    CountHits();
+    report_.instructions = trace_.size();
+    report_.sleeps = static_cast<int64_t>(trace_.sleeps.size());
     // Goes past the length of the first run if others are longer.
     bool completed = !report_.completed;
     for (int64_t n = steps_.first; n <= trace_.size() || !completed;
@@ -339,6 +343,7 @@ class Stepper {
 
   // Traces the operation from its beginning to its end.
   absl::Status RunWhole() {
+    trace_ = Trace();
     if (steps_.prepare) steps_.prepare();
     Tracee child(steps_, control_.get());
     if (!child.Begin()) return child.error();
@@ -353,22 +358,18 @@ class Stepper {
       Event event = child.Step();
       if (event == Event::kAsleep) {
         trace_.sleeps.insert(trace_.size() + 1);
-        ++report_.sleeps;
-        if (steps_.unblock) {
-          event = child.Unblock();
-        } else {
-          // Run() lets it die there, as at any other instruction.
-          trace_.addresses.push_back(0);
-          report_.instructions = trace_.size();
-          return absl::OkStatus();
-        }
+        if (steps_.unblock) event = child.Unblock();
       }
       if (event == Event::kFailed) return Failed(child, trace_.size());
-      if (event == Event::kDone) break;
-      trace_.addresses.push_back(child.address());
+      if (event == Event::kDone) {
+        report_.completed = true;
+        break;
+      }
+      trace_.addresses.push_back(event == Event::kAsleep ? 0 : child.address());
+      // Run() lets it die there, as at any other instruction.
+      if (event == Event::kAsleep) break;
     }
-    report_.instructions = trace_.size();
-    report_.completed = true;
+    CountHits();
     return absl::OkStatus();
   }
 
@@ -387,12 +388,18 @@ class Stepper {
   // One death after `n` instructions, or in the sleep of the n-th. Returns
   // whether the operation had completed.
   absl::StatusOr<bool> RunTo(int64_t n, bool die_asleep) {
+    const auto passed_by = [&](const absl::StatusOr<bool>& completed) {
+      return completed.ok() && *completed && n <= trace_.size();
+    };
     absl::StatusOr<bool> completed = TryRunTo(n, die_asleep, /*fast=*/true);
-    // It was shorter this time or has passed by the breakpoint.
-    if (completed.ok() && *completed && n <= trace_.size()) {
-      completed = TryRunTo(n, die_asleep, /*fast=*/false);
-    }
-    return completed;
+    if (!passed_by(completed)) return completed;
+    // It goes another way than when it was traced, perhaps because the heap
+    // that the child inherits is another.
+    const absl::Status status = RunWhole();
+    if (!status.ok()) return status;
+    completed = TryRunTo(n, die_asleep, /*fast=*/true);
+    if (!passed_by(completed)) return completed;
+    return TryRunTo(n, die_asleep, /*fast=*/false);
   }
 
   absl::StatusOr<bool> TryRunTo(int64_t n, bool die_asleep, bool fast) {

@@ -89,8 +89,10 @@ struct KillReport {
   int64_t sleeps = 0;
   // False if it sleeps and there is no unblock().
   bool completed = false;
-  // Deaths at another instruction than the first run had there: the operation
-  // does not do the same each time. They count, but some may be missed.
+  // Deaths at another instruction than a run alone had there: the operation
+  // does not do the same each time, for example because malloc() takes another
+  // way when the heap of this process has changed. They count, but some
+  // instructions may be missed.
   int64_t diverged = 0;
 };
 

@@ -14,6 +14,7 @@
 #include <thread>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -157,7 +158,7 @@ TEST_F(LeakCheckTest, FindsThreads) {
   const LeakCheck leaks;
   std::atomic<bool> end = false;
   std::thread thread([&] {
-    while (!end) usleep(100);
+    while (!end) absl::SleepFor(absl::Microseconds(100));
   });
   EXPECT_THAT(leaks.Compare(kNoGrace), ElementsAre(HasSubstr("new: thread ")));
   end = true;
@@ -167,7 +168,7 @@ TEST_F(LeakCheckTest, FindsThreads) {
 
 TEST_F(LeakCheckTest, GivesThreadsAndProcessesTimeToEnd) {
   const LeakCheck leaks;
-  std::thread([] { usleep(30'000); }).detach();
+  std::thread([] { absl::SleepFor(absl::Milliseconds(30)); }).detach();
   EXPECT_THAT(leaks.Compare(), IsEmpty());
 }
 

@@ -3,9 +3,10 @@
 #include <signal.h>
 #include <unistd.h>
 
-#include <cstdio>
+#include <cstdint>
 #include <string>
 
+#include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -24,7 +25,6 @@ using ::mp::testing_internal::SetAlarm;
 using ::mp::testing_internal::SupervisorPid;
 using ::testing::AllOf;
 using ::testing::HasSubstr;
-using ::testing::Not;
 
 [[noreturn]] void SleepForEver() {
   while (true) pause();
@@ -67,38 +67,11 @@ TEST_F(HangTest, DISABLED_ChildrenDoNotInheritIt) {
     {
       // Neither arming it nor letting it go does anything here.
       Watchdog watchdog("in a child", absl::ZeroDuration());
-      usleep(500'000);
+      absl::SleepFor(absl::Milliseconds(500));
     }
     EXPECT_EQ(SupervisorPid(), 0);
   });
   child.ExpectExit();
-}
-
-class OrphanTest : public ::testing::Test {};
-
-TEST_F(OrphanTest, DISABLED_LeavesAnOrphan) {
-  if (fork() == 0) {
-    if (fork() == 0) SleepForEver();
-    _exit(0);
-  }
-}
-
-TEST_F(OrphanTest, DISABLED_DiesBySignal) {
-  printf("tests run in %d\n", getpid());
-  fflush(stdout);
-  raise(SIGKILL);
-}
-
-TEST_F(OrphanTest, DISABLED_Fails) { FAIL(); }
-
-TEST_F(OrphanTest, DISABLED_WaitsForASignal) {
-  auto child = ChildProcess::Start([] {
-    signal(SIGTERM, SIG_IGN);
-    printf("ready\n");
-    fflush(stdout);
-    SleepForEver();
-  });
-  SleepForEver();
 }
 
 class WatchdogTest : public ProcessTest {};
@@ -152,31 +125,6 @@ TEST_F(WatchdogTest, TestTimeoutBoundsTheBinary) {
 TEST_F(WatchdogTest, ChildrenDoNotInheritIt) {
   const SelfRun run = RunSelf("HangTest.DISABLED_ChildrenDoNotInheritIt");
   EXPECT_EQ(run.status, ExitStatus::Code(0)) << run.output;
-}
-
-TEST_F(WatchdogTest, SupervisorEndsAsTheTestsDid) {
-  EXPECT_EQ(RunSelf("OrphanTest.DISABLED_Fails").status, ExitStatus::Code(1));
-  const SelfRun run = RunSelf("OrphanTest.DISABLED_DiesBySignal");
-  EXPECT_EQ(run.status, ExitStatus::Signal(SIGKILL));
-  EXPECT_THAT(run.output, HasSubstr("tests run in"));
-}
-
-TEST_F(WatchdogTest, SupervisorFindsWhatTheLastTestLeft) {
-  const SelfRun run = RunSelf("OrphanTest.DISABLED_LeavesAnOrphan");
-  EXPECT_EQ(run.status, ExitStatus::Code(1));
-  EXPECT_THAT(run.output, AllOf(HasSubstr("PASSED"), Not(HasSubstr("FAILED")),
-                                HasSubstr("left behind by the tests")));
-}
-
-TEST_F(WatchdogTest, SupervisorTakesEverythingAlongWhenToldToEnd) {
-  for (const int signal : {SIGTERM, SIGKILL}) {
-    const SelfRun run = RunSelf("OrphanTest.DISABLED_WaitsForASignal", "",
-                                [signal](pid_t pid, const std::string& output) {
-                                  if (output.find("ready") != std::string::npos)
-                                    kill(pid, signal);
-                                });
-    EXPECT_EQ(run.status, ExitStatus::Signal(signal));
-  }
 }
 
 }  // namespace

@@ -134,8 +134,9 @@ struct Ban {
 
 bool Everywhere(std::string_view) { return true; }
 bool InLibrary(std::string_view path) { return IsLibrary(path); }
-bool InLibraryHeaders(std::string_view path) {
-  return IsLibrary(path) && IsHeader(path);
+// Where headers describe what lies in shared memory. A pool's front does not.
+bool InSharedHeaders(std::string_view path) {
+  return IsIn(path, {"shm/", "sync/", "ipc/"}) && IsHeader(path);
 }
 bool WhereNoProcessStarts(std::string_view path) {
   return !IsTest(path) && !IsIn(path, {"process/", "testing/", "benchmarks/"});
@@ -190,9 +191,9 @@ constexpr Ban kBans[] = {
     {"absl::CondVar", Use::kQualified, kThreadLock, Everywhere},
     {"absl::Notification", Use::kQualified, kThreadLock, Everywhere},
     {"absl::BlockingCounter", Use::kQualified, kThreadLock, Everywhere},
-    {"std::mutex", Use::kQualified, kSharedLock, InLibraryHeaders},
-    {"std::recursive_mutex", Use::kQualified, kSharedLock, InLibraryHeaders},
-    {"std::condition_variable", Use::kQualified, kSharedLock, InLibraryHeaders},
+    {"std::mutex", Use::kQualified, kSharedLock, InSharedHeaders},
+    {"std::recursive_mutex", Use::kQualified, kSharedLock, InSharedHeaders},
+    {"std::condition_variable", Use::kQualified, kSharedLock, InSharedHeaders},
     {"std::chrono::system_clock", Use::kQualified, kMonotonic, InLibrary},
     {"absl::Now", Use::kQualified, kMonotonic, InLibrary},
 };
@@ -479,6 +480,8 @@ struct Exemption {
   std::string_view where;
 };
 constexpr Exemption kTestedElsewhere[] = {
+    {"pool/completion.h", "pool/async_result_test.cc"},
+    {"pool/executor.h", "pool/process_executor_test.cc"},
     {"tools/lint/lint.h", "tools/lint/lint_rules_test.cc"},
 };
 constexpr Exemption kMeasuredElsewhere[] = {

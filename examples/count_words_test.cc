@@ -103,7 +103,7 @@ TEST_F(CountWordsTest, NothingToCount) {
 }
 
 TEST_F(CountWordsTest, PoolGivesTheSameAsOneProcess) {
-  std::vector<File> files = Copies(Write("large", Text(200'000, 5'000)), 5);
+  std::vector<File> files = Copies(Write("large", Text(200'000, 5'000)), 3);
   for (int i = 0; i < 300; ++i) {
     files.push_back(Write(absl::StrCat(i), Text(i, 1 + i / 2)));
   }
@@ -146,7 +146,7 @@ TEST_F(CountWordsTest, AWordOfMegabytes) {
 }
 
 TEST_F(CountWordsTest, KilledWorkersChangeNothing) {
-  const std::vector<File> files = Copies(Write("a", Text(200'000, 20'000)), 24);
+  const std::vector<File> files = Copies(Write("a", Text(200'000, 20'000)), 16);
   std::vector<std::string> warnings;
   CountOptions options;
   options.processes = 2;

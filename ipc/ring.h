@@ -28,6 +28,7 @@
 #include <utility>
 
 #include "absl/base/optimization.h"
+#include "absl/base/thread_annotations.h"
 #include "absl/cleanup/cleanup.h"
 #include "absl/status/statusor.h"
 #include "mp/base/deadline.h"
@@ -180,7 +181,10 @@ class Ring {
   // A lock is held for as long as it takes to copy a record, which is not what
   // "full" or "empty" means. But a process can be stopped while it holds one.
   static constexpr int64_t kLockPatienceNanos = 100'000'000;
-  static bool AcquireLock(InPlaceLock& lock, Deadline deadline) {
+  // The callers hand the lock to a std::unique_lock, which Clang's analysis
+  // does not follow.
+  static bool AcquireLock(InPlaceLock& lock,
+                          Deadline deadline) ABSL_NO_THREAD_SAFETY_ANALYSIS {
     if (ABSL_PREDICT_TRUE(lock.TryAcquire())) return true;
     return lock.AcquireUntil(
         deadline == Deadline::Now()

@@ -4,8 +4,7 @@
 //   void Greet(std::string_view whom) { std::cout << "hello " << whom; }
 //
 //   mp::Process process(Greet, "world");
-//   MP_CHECK_OK(process.Start());
-//   MP_CHECK_OK(process.Join());
+//   if (!process.Start().ok() || !process.Join().ok()) return 1;
 //   std::cout << process.exitcode().value();  // 0
 //
 // For many short tasks use mp::Pool (mp/pool/pool.h), which starts its

@@ -22,6 +22,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
+#include <functional>
 #include <iostream>
 #include <iterator>
 #include <memory>
@@ -996,9 +997,15 @@ TEST_F(ProcessTest, StartsWithStreamsThatThrow) {
 }
 
 TEST_F(ProcessTest, StartsWithoutNullDevice) {
-  EXPECT_EQ(ExitCodeOf([] {
+  PipeEnds pipe = MakePipe();
+  ASSERT_EQ(write(pipe.writer.get(), "text", 4), 4);
+  EXPECT_EQ(ExitCodeOf([&] {
+              dup2(pipe.reader.get(), STDIN_FILENO);
               FailSystemCall(SYS_openat, ENOENT);
-              return ExitCodeOf([] { return 4; });
+              return ExitCodeOf([] {
+                char c;
+                return read(STDIN_FILENO, &c, 1) == 0 ? 4 : 1;
+              });
             }),
             4);
 }

@@ -196,9 +196,10 @@ class MapProgress {
     completion_.Wait(executor, ready, Deadline::Infinite());
   }
 
-  absl::Status status() {
+  // REQUIRES: no chunk is under way.
+  absl::Status TakeStatus() {
     const std::lock_guard lock(mutex_);
-    return status_;
+    return std::move(status_);
   }
 
  private:
@@ -302,7 +303,7 @@ auto Pool::Map(F function, const Items& items, size_t chunksize) {
   }
   progress->Wait(*executor_, 0);
 
-  submitted.Update(progress->status());
+  submitted.Update(progress->TakeStatus());
   if constexpr (std::is_void_v<Value>) {
     return submitted;
   } else {

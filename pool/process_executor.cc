@@ -230,8 +230,6 @@ ProcessExecutor::~ProcessExecutor() {
   OpenPools::Get().Remove(this);
   Terminate();
   Join(Deadline::Infinite()).IgnoreError();
-  if (supervisor_.joinable()) supervisor_.join();
-  if (collector_.joinable()) collector_.join();
 }
 
 // On failure the destructor ends what has been started.
@@ -619,6 +617,10 @@ absl::Status ProcessExecutor::Join(Deadline deadline) {
   if (!finished_gate_.Wait(finished_spin_, finished, deadline)) {
     return absl::DeadlineExceededError("the pool's workers have not ended");
   }
+  // They have nothing more to do.
+  const std::lock_guard lock(join_mutex_);
+  if (supervisor_.joinable()) supervisor_.join();
+  if (collector_.joinable()) collector_.join();
   return absl::OkStatus();
 }
 

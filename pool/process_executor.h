@@ -151,6 +151,7 @@ class ProcessExecutor final : public Executor {
   AdaptiveSpin<KernelPlatform> delivery_spin_;
 
   UniqueFd wake_supervisor_;  // an eventfd
+  std::mutex join_mutex_;
   std::thread collector_;
   std::thread supervisor_;
   BasicGate<KernelPlatform> finished_gate_;

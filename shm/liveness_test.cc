@@ -341,7 +341,7 @@ TEST_F(LivenessTest, SlotsAreReusedAndTokensAreNot) {
 
 // SIGKILL at random moments of fork, when the child takes its slot.
 TEST_F(LivenessTest, TheTableSurvivesKillsWhileChildrenTakeSlots) {
-  constexpr int kRounds = 150;
+  constexpr int kRounds = kSanitized ? 30 : 150;
   constexpr int kAtATime = 8;
   const auto seed = std::random_device{}();
   SCOPED_TRACE(seed);

@@ -194,7 +194,7 @@ TEST_F(QueueTest, AbsurdOptions) {
 }
 
 TEST_F(QueueTest, ConstructorAborts) {
-  EXPECT_DEATH(Queue<int>(std::numeric_limits<size_t>::max()),
+  EXPECT_DEATH(Queue<int>{std::numeric_limits<size_t>::max()},
                "a queue of at most 18446744073709551615 items");
 }
 

@@ -136,9 +136,8 @@ void LockContended(benchmark::State& state) {
   });
   double min_share = 1;
   int64_t total = 0;
-  double seconds = 0;
   for (auto _ : state) {
-    seconds += gang.Run(0);
+    gang.Run(0);
     int64_t sum = 0;
     int64_t least = INT64_MAX;
     for (int member = 0; member < processes; ++member) {

@@ -1,6 +1,5 @@
 #include "mp/process/process.h"
 
-#include <cxxabi.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -16,13 +15,13 @@
 #include <cstdlib>
 #include <cstring>
 #include <exception>
-#include <typeinfo>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "mp/base/check.h"
 #include "mp/base/deadline.h"
 #include "mp/base/errno_status.h"
+#include "mp/base/exception.h"
 #include "mp/base/spin.h"
 #include "mp/base/unique_fd.h"
 #include "mp/process/child.h"
@@ -90,15 +89,6 @@ void PrintMessage(const std::string& message) {
       "Process %s (pid %d): %s\n", CurrentProcess().name, getpid(), message);
   [[maybe_unused]] const ssize_t written =
       write(STDERR_FILENO, line.data(), line.size());
-}
-
-// The name of the type of the exception being handled.
-std::string ExceptionTypeName() {
-  const std::type_info* type = abi::__cxa_current_exception_type();
-  if (type == nullptr) return "unknown exception";
-  const std::unique_ptr<char, decltype(&std::free)> readable(
-      abi::__cxa_demangle(type->name(), nullptr, nullptr, nullptr), &std::free);
-  return readable ? readable.get() : type->name();
 }
 
 // A child whose pidfd could not be opened.
@@ -220,16 +210,13 @@ void Process::RunInChild() noexcept {
   int code = EXIT_FAILURE;
   try {
     code = Run();
-  } catch (const std::exception& exception) {
-    PrintMessage(
-        absl::StrCat("uncaught ", ExceptionTypeName(), ": ", exception.what()));
   } catch (...) {
     // pthread_exit() in the only thread unwinds, too, though with no exception.
     // That must not be dropped: it ends here.
     if (std::current_exception() == nullptr) {
       process_internal::LeaveChild(EXIT_SUCCESS);
     }
-    PrintMessage(absl::StrCat("uncaught ", ExceptionTypeName()));
+    PrintMessage(absl::StrCat("uncaught ", DescribeCurrentException()));
   }
   process_internal::LeaveChild(code);
 }

@@ -88,13 +88,12 @@ class Ring {
   template <class Use>
   RingResult Get(Use use, Deadline deadline, Token watched = kNoToken);
 
-  // Waits, without taking anything, until there is a record, or the ring is
+  // Sleeps, without taking anything, until there is a record, or the ring is
   // closed, or `also()`. False if the deadline passed first. Who makes `also()`
   // true calls WakeConsumer() afterwards.
   template <class Also>
   bool WaitForRecord(Also also, Deadline deadline) {
-    return control_->not_empty.Wait(
-        control_->consumers.spin,
+    return control_->not_empty.Sleep(
         [&] { return HasRecord() || closed() || also(); }, deadline);
   }
   void WakeConsumer() {

@@ -1,5 +1,6 @@
 #include "mp/shm/adaptive_spin.h"
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 
@@ -79,6 +80,19 @@ TEST_F(AdaptiveSpinTest, BudgetFollowsSuccess) {
   // Failure makes it impatient again.
   for (int i = 0; i < 100; ++i) Fail();
   EXPECT_LE(Fail(), fresh + 1);
+}
+
+TEST_F(AdaptiveSpinTest, OneFailureInManyIsLongEnoughForAWakeUp) {
+  const int fresh = Fail();
+  int longest = fresh;
+  int total = fresh;
+  for (int i = 1; i < 320; ++i) {
+    const int rounds = Fail();
+    longest = std::max(longest, rounds);
+    total += rounds;
+  }
+  EXPECT_GT(longest, 1000);
+  EXPECT_LT(total / 320, 200) << "a few microseconds on average";
 }
 
 TEST_F(AdaptiveSpinTest, QuickSuccessKeepsTheBudgetSmall) {

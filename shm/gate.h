@@ -62,7 +62,12 @@ class BasicGate {
             Token watched = kNoToken) {
     if (ready()) return true;
     if (deadline == Deadline::Now()) return false;
-    if (Spin(spin, ready)) return true;
+    return Spin(spin, ready) || Sleep(ready, deadline, watched);
+  }
+
+  // The same without spinning, for who need not be quick.
+  template <class Ready>
+  bool Sleep(Ready ready, Deadline deadline, Token watched = kNoToken) {
     ParkSlices slices;
     for (;;) {
       // Set anew each time round: the notifier that woke this process has

@@ -80,12 +80,9 @@ TEST_F(ParkTest, TimesOutNoEarlierThanTheDeadline) {
     const int64_t begin = MonotonicNanos();
     const Deadline deadline = Deadline::After(absl::Milliseconds(35));
     ParkSlices slices;
-    int parks = 1;
     while (Park(word, 0, owner, deadline, slices) == ParkResult::kRetry) {
-      ++parks;
     }
     EXPECT_GE(MonotonicNanos() - begin, 35 * kMilli);
-    EXPECT_GT(parks, 1);  // the first slice is shorter
     EXPECT_EQ(Park(word, 0, owner, deadline, slices), ParkResult::kTimedOut);
   }
 }

@@ -130,7 +130,7 @@ class QueueStormTest : public testing::ProcessTest {
 
   static int Kills(int kills) {
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-    return kills / 5;
+    return kills / 10;
 #else
     return kills;
 #endif

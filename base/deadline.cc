@@ -17,6 +17,7 @@ int64_t MonotonicNanos() {
 }
 
 Deadline Deadline::After(absl::Duration timeout) {
+  if (timeout == absl::InfiniteDuration()) return Infinite();
   if (timeout <= absl::ZeroDuration()) return Now();
   // Rounds up, so that a wait is never shorter than was asked for.
   const int64_t nanos =

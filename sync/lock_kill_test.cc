@@ -51,14 +51,14 @@ constexpr absl::Duration kGenerous = absl::Seconds(20);
 // begin somewhere else each time.
 struct Stride {
   int64_t quick;
-  int64_t with_sleepers;
+  int64_t slow;
 };
 #if defined(__SANITIZE_ADDRESS__)
-constexpr Stride kStride = {.quick = 7, .with_sleepers = 14};
+constexpr Stride kStride = {.quick = 7, .slow = 14};
 #elif defined(__OPTIMIZE__)
-constexpr Stride kStride = {.quick = 1, .with_sleepers = 1};
+constexpr Stride kStride = {.quick = 1, .slow = 1};
 #else
-constexpr Stride kStride = {.quick = 1, .with_sleepers = 3};
+constexpr Stride kStride = {.quick = 1, .slow = 3};
 #endif
 
 int64_t AnyOf(int64_t stride) {
@@ -267,8 +267,8 @@ TEST_F(LockKillTest, ReleaseWithASleeper) {
                                       }
                                       ExpectFreeAndWell();
                                     },
-                                .first = AnyOf(kStride.with_sleepers),
-                                .stride = kStride.with_sleepers}));
+                                .first = AnyOf(kStride.slow),
+                                .stride = kStride.slow}));
   sleeper.reset();
 }
 
@@ -306,8 +306,8 @@ TEST_F(LockKillTest, AcquireOfAHeldLock) {
                                     }
                                     ExpectFreeAndWell();
                                   },
-                              .first = AnyOf(kStride.with_sleepers),
-                              .stride = kStride.with_sleepers});
+                              .first = AnyOf(kStride.slow),
+                              .stride = kStride.slow});
   Print("acquire, held", report);
   EXPECT_GT(report.sleeps, 0);
   EXPECT_GT(died_holding, 0);
@@ -358,8 +358,8 @@ TEST_F(LockKillTest, AcquireOfAHeldLockBesideASleeper) {
              UseAsSurvivor();  // the killed one may have had it last
              ExpectFreeAndWell();
            },
-       .first = AnyOf(kStride.with_sleepers),
-       .stride = kStride.with_sleepers,
+       .first = AnyOf(kStride.slow),
+       .stride = kStride.slow,
        .asleep_after = kAsleepAfter});
   Print("acquire, held, beside a sleeper", report);
 }
@@ -383,8 +383,8 @@ TEST_F(LockKillTest, AcquireThatTimesOut) {
                                     EXPECT_OK(lock_->Release());
                                     ExpectFreeAndWell();
                                   },
-                              .first = AnyOf(kStride.quick),
-                              .stride = kStride.quick}));
+                              .first = AnyOf(kStride.slow),
+                              .stride = kStride.slow}));
 }
 
 // Every death hands the news on: the lock is repaired by whoever lives.
@@ -408,8 +408,8 @@ TEST_F(LockKillTest, TakeOverFromADeadHolder) {
                                       EXPECT_EQ(UseAsSurvivor(), kOwnerDied);
                                       ExpectFreeAndWell();
                                     },
-                                .first = AnyOf(kStride.quick),
-                                .stride = kStride.quick}));
+                                .first = AnyOf(kStride.slow),
+                                .stride = kStride.slow}));
 }
 
 TEST_F(LockKillTest, TakeOverRepairAndRelease) {
@@ -443,8 +443,8 @@ TEST_F(LockKillTest, TakeOverRepairAndRelease) {
                    }
                    ExpectFreeAndWell();
                  },
-             .first = AnyOf(kStride.quick),
-             .stride = kStride.quick}));
+             .first = AnyOf(kStride.slow),
+             .stride = kStride.slow}));
   EXPECT_GT(repaired, 0);
   EXPECT_GT(left, 0);
 }

@@ -173,8 +173,8 @@ TEST_P(FutexWaitEitherTest, SecondWordCountsOnlyWithWaitv) {
 }
 
 INSTANTIATE_TEST_SUITE_P(All, FutexWaitEitherTest, ::testing::Bool(),
-                         [](const auto& info) {
-                           return info.param ? "Waitv" : "Fallback";
+                         [](const auto& which) {
+                           return which.param ? "Waitv" : "Fallback";
                          });
 
 TEST_F(FutexTest, DeathOfASleeperWakesNobodyAndDoesNotCount) {

@@ -17,8 +17,8 @@
 // of one producer in its order. Each item is gotten once.
 //
 // Blocking: Put waits while the queue is full, Get while it is empty; each
-// takes a timeout. Waiters spin for a few microseconds while that helps, then
-// sleep.
+// takes a timeout. Waiters spin for a few microseconds while that helps, now
+// and then for some tens of them (mp/shm/adaptive_spin.h), then sleep.
 //
 // If a process dies, at whatever instruction: a Put or Get it was in has
 // happened as a whole or not at all, all other items are intact, and nobody

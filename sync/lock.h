@@ -13,8 +13,9 @@
 // may only be assigned to or destroyed.
 //
 // Uncontended, acquire and release are one atomic operation each and no system
-// call. A waiter spins for at most a few microseconds, as long as that has
-// helped lately, then sleeps.
+// call. A waiter spins for a few microseconds, as long as that has helped
+// lately, then sleeps; one failed spin in 32 is followed by one of some tens of
+// microseconds (mp/shm/adaptive_spin.h says why).
 //
 // If the holder dies: the next acquirer gets the lock within milliseconds and
 // is told kOwnerDied. The lock is good as new; what it protects may be half

@@ -10,7 +10,10 @@ int main() {
   const auto squares =
       pool.Map([](int x) { return x * x; }, std::vector<int>{1, 2, 3});
   pool.Close();
-  pool.Join();
+  if (const auto joined = pool.Join(); !joined.ok()) {
+    std::fprintf(stderr, "%s\n", joined.ToString().c_str());
+    return 1;
+  }
   if (!squares.ok()) {
     std::fprintf(stderr, "%s\n", squares.status().ToString().c_str());
     return 1;

@@ -106,7 +106,8 @@ class Ring {
   // has helped lately, or until it returns true; returns what it said last.
   // Sleeping consumers are left alone meanwhile.
   template <class Done>
-  bool SpinUntil(AdaptiveSpin<KernelPlatform>& spin, Done done) {
+  bool SpinUntil(AdaptiveSpin<KernelPlatform, kSpinForPartner>& spin,
+                 Done done) {
     const bool result = control_->not_empty.Spin(spin, done);
     if (HasRecord()) control_->not_empty.Notify();
     return result;
@@ -150,7 +151,7 @@ class Ring {
     }
   };
 
-  using Spin = AdaptiveSpin<KernelPlatform>;
+  using Spin = AdaptiveSpin<KernelPlatform, kSpinForPartner>;
   using Gate = BasicGate<KernelPlatform>;
 
   // One cache line for each that is written by another party or at another
@@ -259,7 +260,7 @@ RingResult Ring::Put(size_t size, Fill fill, Deadline deadline, Token watched) {
       // Release: who sees the new tail sees the record.
       control.tail.store(next.packed(), std::memory_order_release);
       hold.unlock();
-      FenceBeforeNotifyAfterExchange();
+      FenceBeforeNotifyAfterUnlock();
       control.not_empty.Notify();
       return RingResult::kDone;
     }
@@ -313,7 +314,7 @@ RingResult Ring::Get(Use use, Deadline deadline, Token watched) {
       // Release: the record was read before a producer may write there again.
       control.head.store(next.packed(), std::memory_order_release);
       hold.unlock();
-      FenceBeforeNotifyAfterExchange();
+      FenceBeforeNotifyAfterUnlock();
       control.not_full.Notify();
       return RingResult::kDone;
     }

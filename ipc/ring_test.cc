@@ -720,7 +720,7 @@ TEST_F(PatientRingTest, WakeConsumerWhileAnotherSpins) {
     EXPECT_TRUE(ring.WaitForRecord([&] { return also->load(); }, kInfinite));
   });
   ASSERT_TRUE(sleeper.WaitUntilAsleep());
-  AdaptiveSpin<KernelPlatform> spin;
+  AdaptiveSpin<KernelPlatform, kSpinForPartner> spin;
   EXPECT_EQ(ring.SpinUntil(spin,
                            [&] {
                              *also = true;
@@ -739,7 +739,7 @@ TEST_F(PatientRingTest, SpinUntilLeavesRecordsToOthers) {
     EXPECT_EQ(Get(ring, &record, kInfinite), RingResult::kDone);
   });
   ASSERT_TRUE(sleeper.WaitUntilAsleep());
-  AdaptiveSpin<KernelPlatform> spin;
+  AdaptiveSpin<KernelPlatform, kSpinForPartner> spin;
   ring.SpinUntil(spin, [&] {
     // Wakes nobody: somebody spins.
     return ring.HasRecord() || Put(ring, "x") != RingResult::kDone;

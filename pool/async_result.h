@@ -22,6 +22,7 @@
 #include "mp/pool/completion.h"
 #include "mp/pool/executor.h"
 #include "mp/pool/task.h"
+#include "mp/sync/in_place_lock.h"
 
 namespace mp {
 
@@ -97,7 +98,7 @@ class ResultState final : public TaskSink,
   const std::shared_ptr<Executor> executor_;
   Completion completion_;
   std::atomic<bool> ready_{false};
-  std::mutex mutex_;
+  InPlaceLock mutex_;
   std::optional<Outcome> outcome_;  // set once, before ready_
   std::vector<Callback> callbacks_;
 };

@@ -6,7 +6,6 @@
 
 #include "mp/base/deadline.h"
 #include "mp/pool/executor.h"
-#include "mp/shm/adaptive_spin.h"
 #include "mp/shm/gate.h"
 #include "mp/shm/platform.h"
 
@@ -14,12 +13,12 @@ namespace mp::pool_internal {
 
 class Completion {
  public:
-  // Waits until `ready()`; false if the deadline passed first. Delivers results
-  // itself for a while before it sleeps.
+  // Waits until `ready()`; false if the deadline passed first.
   template <class Ready>
   bool Wait(Executor& executor, Ready ready, Deadline deadline) {
-    return ready() || executor.DeliverUntil(ready) ||
-           gate_.Wait(spin_, ready, deadline);
+    if (deadline == Deadline::Now()) return ready();
+    return ready() ||
+           executor.Wait(ready, [&] { return gate_.Sleep(ready, deadline); });
   }
 
   // After having made the condition true.
@@ -30,7 +29,6 @@ class Completion {
 
  private:
   BasicGate<KernelPlatform> gate_;
-  AdaptiveSpin<KernelPlatform> spin_;
 };
 
 }  // namespace mp::pool_internal

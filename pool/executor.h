@@ -73,11 +73,15 @@ class Executor {
   // Of the workers that are processes of this machine and alive at the moment.
   virtual std::vector<pid_t> pids() const = 0;
 
-  // For a thread that is about to wait: delivers results itself, spinning for a
-  // few microseconds as long as that has helped lately, until `ready()`.
-  // Returns what `ready()` said last. Results are delivered without it, too; it
-  // saves the switches to the executor's thread and back.
-  virtual bool DeliverUntil(absl::FunctionRef<bool()> ready) = 0;
+  // For a thread that waits until `ready()`, which its sink makes true.
+  // Delivers results itself, spinning for a few microseconds as long as that
+  // has helped lately; then calls `doze()`, which sleeps until `ready()` or
+  // some deadline. Returns what `ready()` said last.
+  //
+  // Results are delivered without it, too, but if no thread waits that may take
+  // a tenth of a millisecond longer, so that many can be delivered at once.
+  virtual bool Wait(absl::FunctionRef<bool()> ready,
+                    absl::FunctionRef<bool()> doze) = 0;
 
   // Runs `callback` soon, on the executor's own thread, one at a time.
   virtual void Post(std::function<void()> callback) = 0;

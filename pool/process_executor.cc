@@ -13,6 +13,7 @@
 #include <span>
 #include <utility>
 
+#include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
 #include "mp/base/check.h"
 #include "mp/base/errno_status.h"
@@ -48,6 +49,8 @@ T ReadHeader(std::span<const std::byte>& bytes) {
   bytes = bytes.subspan(sizeof(T));
   return header;
 }
+
+constexpr int64_t kGatherNanos = 100'000;
 
 constexpr uint64_t PackClaim(uint32_t index, uint32_t number) {
   return (uint64_t{index} + 1) << 32 | number;
@@ -351,9 +354,11 @@ size_t ProcessExecutor::max_input_size() const {
   return tasks_.max_record_size() - sizeof(TaskHeader);
 }
 
-// REQUIRES: delivery_mutex_ held.
-void ProcessExecutor::DeliverResults() {
-  const auto deliver = [this](std::span<const std::byte> bytes, uint32_t) {
+// Returns the size of what was delivered. REQUIRES: delivery_mutex_ held.
+size_t ProcessExecutor::DeliverResults() {
+  size_t size = 0;
+  const auto deliver = [&](std::span<const std::byte> bytes, uint32_t) {
+    size += ipc_internal::RecordSize(bytes.size());
     const auto header = ReadHeader<ResultHeader>(bytes);
     if (header.kind == ResultHeader::kPart) {
       std::shared_ptr<TaskSink> sink;
@@ -377,6 +382,7 @@ void ProcessExecutor::DeliverResults() {
   while (results_.Get(deliver, Deadline::Now()) == RingResult::kDone) {
   }
   PutBacklog();
+  return size;
 }
 
 std::shared_ptr<TaskSink> ProcessExecutor::TakeSink(uint32_t index) {
@@ -389,7 +395,12 @@ std::shared_ptr<TaskSink> ProcessExecutor::TakeSink(uint32_t index) {
   return std::exchange(pending_[index].sink, nullptr);
 }
 
-bool ProcessExecutor::DeliverUntil(absl::FunctionRef<bool()> ready) {
+bool ProcessExecutor::Wait(absl::FunctionRef<bool()> ready,
+                           absl::FunctionRef<bool()> doze) {
+  waiting_.fetch_add(1, std::memory_order_relaxed);
+  const absl::Cleanup done = [this] {
+    waiting_.fetch_sub(1, std::memory_order_relaxed);
+  };
   const auto deliver = [&] {
     if (results_.HasRecord() && delivery_mutex_.try_lock()) {
       const std::lock_guard lock(delivery_mutex_, std::adopt_lock);
@@ -397,25 +408,44 @@ bool ProcessExecutor::DeliverUntil(absl::FunctionRef<bool()> ready) {
     }
     return ready();
   };
-  return deliver() || results_.SpinUntil(delivery_spin_, deliver);
+  if (deliver() || results_.SpinUntil(delivery_spin_, deliver)) return true;
+  FenceBeforeNotify();
+  waiting_gate_.Notify();
+  return doze();
 }
 
+// The collector's thread. Being woken for every result would cost the workers
+// and itself many times what delivering one does. So when nobody waits for a
+// result, it lets them gather for a while before it waits for the next.
 void ProcessExecutor::Collect() {
   do {
+    size_t delivered = 0;
     results_.WaitForRecord(
         [this] { return have_callbacks_.load(std::memory_order_acquire); },
         Deadline::Infinite());
     {
       const std::lock_guard lock(delivery_mutex_);
-      DeliverResults();
+      delivered = DeliverResults();
     }
     RunCallbacks();
+    if (MayGather(delivered)) {
+      waiting_gate_.Sleep(
+          [this] { return waiting_.load(std::memory_order_relaxed) > 0; },
+          Deadline::Infinite().Sooner(kGatherNanos));
+    }
     // The supervisor closes the ring when all sinks have been called.
   } while (!results_.closed() || results_.HasRecord());
   RunCallbacks();
   finished_.store(true, std::memory_order_release);
   FenceBeforeNotify();
   finished_gate_.NotifyAll();
+}
+
+// Whether the workers neither run out of tasks nor of room for results, at the
+// rate of what was `delivered` last, while nobody looks after them for a while.
+bool ProcessExecutor::MayGather(size_t delivered) const {
+  const std::lock_guard lock(mutex_);
+  return backlog_.empty() && delivered < results_.max_record_size() / 4;
 }
 
 void ProcessExecutor::Post(std::function<void()> callback) {

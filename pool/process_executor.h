@@ -44,6 +44,7 @@
 #include "mp/shm/gate.h"
 #include "mp/shm/liveness.h"
 #include "mp/shm/platform.h"
+#include "mp/sync/in_place_lock.h"
 
 namespace mp::pool_internal {
 
@@ -68,7 +69,8 @@ class ProcessExecutor final : public Executor {
   size_t max_input_size() const override;
   int workers() const override { return static_cast<int>(workers_.size()); }
   std::vector<pid_t> pids() const override;
-  bool DeliverUntil(absl::FunctionRef<bool()> ready) override;
+  bool Wait(absl::FunctionRef<bool()> ready,
+            absl::FunctionRef<bool()> doze) override;
   void Post(std::function<void()> callback) override;
   void Close() override;
   void Terminate() override;
@@ -115,8 +117,9 @@ class ProcessExecutor final : public Executor {
   bool PutTask(uint32_t index, TaskFunction function, size_t size,
                TaskOutput::Encoder encode, absl::Status* error);
   void PutBacklog();
-  void DeliverResults();
+  size_t DeliverResults();
   void Collect();
+  bool MayGather(size_t delivered) const;
   void RunCallbacks();
   void Supervise();
   void SettleDeath(size_t index);
@@ -131,7 +134,7 @@ class ProcessExecutor final : public Executor {
   ipc_internal::Ring results_;
 
   // Guards what submitters touch. Taken after delivery_mutex_.
-  mutable std::mutex mutex_;
+  mutable InPlaceLock mutex_;
   State state_ = State::kRunning;
   std::vector<Pending> pending_;
   std::vector<uint32_t> free_;
@@ -146,16 +149,18 @@ class ProcessExecutor final : public Executor {
   std::vector<Worker> workers_;
 
   // Held while results are taken from the ring and given to their sinks.
-  std::mutex delivery_mutex_;
+  InPlaceLock delivery_mutex_;
   std::atomic<bool> have_callbacks_{false};
-  AdaptiveSpin<KernelPlatform> delivery_spin_;
+  AdaptiveSpin<KernelPlatform, kSpinForPartner> delivery_spin_;
+  std::atomic<int> waiting_{0};  // threads in Wait
+  BasicGate<KernelPlatform> waiting_gate_;
 
   UniqueFd wake_supervisor_;  // an eventfd
   std::mutex join_mutex_;
   std::thread collector_;
   std::thread supervisor_;
   BasicGate<KernelPlatform> finished_gate_;
-  AdaptiveSpin<KernelPlatform> finished_spin_;
+  AdaptiveSpin<KernelPlatform, kSpinForPartner> finished_spin_;
   std::atomic<bool> finished_{false};
 };
 

@@ -104,7 +104,7 @@ TEST_F(ProcessExecutorTest, PartsArriveInOrderThenTheEnd) {
   EXPECT_EQ(sink->ends, 1);
 }
 
-TEST_F(ProcessExecutorTest, DeliverUntilNeedsNoOtherThread) {
+TEST_F(ProcessExecutorTest, WaitDeliversItself) {
   ASSERT_OK_AND_ASSIGN(const auto executor, Create(1));
   for (int i = 0; i < 1000; ++i) {
     const auto sink = Submit(
@@ -113,7 +113,8 @@ TEST_F(ProcessExecutorTest, DeliverUntilNeedsNoOtherThread) {
           Put(output, true, Text(input));
         },
         "x");
-    while (!executor->DeliverUntil([&] { return sink->ends == 1; })) {
+    const auto ended = [&] { return sink->ends == 1; };
+    while (!executor->Wait(ended, ended)) {
     }
     EXPECT_EQ(sink->text, "x");
   }

@@ -5,24 +5,49 @@
 // its next time slice. Which it is, only history tells: every object that is
 // waited for keeps how long spinning took when it succeeded, and the budget
 // follows that, as in glibc's adaptive mutex.
-//
-// That alone has a trap: when both sides sleep, each wakes later than the other
-// spins, and they go on sleeping for ever though both could run. So one spin in
-// many is long enough to outlast a wake-up; if that succeeds, both are running,
-// and short spins do again.
 
 #ifndef MP_SHM_ADAPTIVE_SPIN_H_
 #define MP_SHM_ADAPTIVE_SPIN_H_
 
 #include <algorithm>
 #include <atomic>
+#include <bit>
 #include <cstdint>
 
 namespace mp {
 
+// What one spins for. Units are pauses, of 10 to 60 ns.
+struct SpinStyle {
+  // Pauses between looks: these, then twice as many each time, up to the last.
+  uint32_t first_gap;
+  uint32_t last_gap;
+  // Whether a spin is, now and then, long enough to outlast a wake-up.
+  bool outlasts_wake_up;
+};
+
+// For a lock. Each look takes the lock's cache line away from who holds it, or
+// takes the lock itself, so that its data move to another cache. Looks that
+// become rare let one process go through many critical sections at the speed of
+// its own cache, and cost a waiter no more than it has waited already.
+// (Back-off after T. E. Anderson, "The performance of spin lock alternatives
+// for shared-memory multiprocessors", 1990.)
+inline constexpr SpinStyle kSpinForLock = {
+    .first_gap = 4, .last_gap = 64, .outlasts_wake_up = false};
+
+// For a partner's answer. What it wrote is there at once and stays.
+//
+// There is a trap: when both partners sleep, each wakes later than the other
+// spins, and they go on sleeping for ever though both could run. So a spin
+// after a failure is long enough to outlast a wake-up; if that succeeds, both
+// are running, and short spins do again. If it does not, the next long one
+// comes after twice as many failures, so that in the long run one in 64 is
+// long.
+inline constexpr SpinStyle kSpinForPartner = {
+    .first_gap = 1, .last_gap = 4, .outlasts_wake_up = true};
+
 // Zero-initialised; 4 bytes that may live in shared memory. Only a hint: races
 // on it do not matter.
-template <class Platform>
+template <class Platform, SpinStyle kStyle>
 class AdaptiveSpin {
  public:
   // Calls `done()` until it returns true or the budget is spent; true if it
@@ -33,15 +58,15 @@ class AdaptiveSpin {
     const uint32_t word = word_.load(std::memory_order_relaxed);
     const uint32_t history = word % kFailure;
     const uint32_t failures = word / kFailure;
-    const uint32_t budget =
-        failures % kLongEvery == kLongEvery - 1
-            ? kLongRounds
-            : std::min(kMaxRounds, history / 4 + kMinRounds);
     const uint32_t faded = history - history / 8;
-    for (uint32_t round = 0; round < budget; ++round) {
-      Platform::Relax();
+    const uint32_t budget = Budget(history, failures);
+    uint32_t gap = kStyle.first_gap;
+    for (uint32_t spent = 0; spent < budget;) {
+      for (uint32_t i = 0; i < gap; ++i) Platform::Relax();
+      spent += gap;
+      gap = std::min(2 * gap, kStyle.last_gap);
       if (!done()) continue;
-      word_.store(failures * kFailure + faded + std::min(round, kMaxRounds),
+      word_.store(faded + std::min(spent, kMaxPauses),
                   std::memory_order_relaxed);
       return true;
     }
@@ -51,14 +76,22 @@ class AdaptiveSpin {
   }
 
  private:
-  // A round takes 10 to 60 ns.
-  static constexpr uint32_t kMinRounds = 50;
-  static constexpr uint32_t kMaxRounds = 200;
-  static constexpr uint32_t kLongRounds = 2000;
-  static constexpr uint32_t kLongEvery = 32;
-  // The word: how long spinning took when it succeeded, in rounds times 8, and
-  // above that how often it did not succeed.
+  static constexpr uint32_t kMinPauses = 50;
+  static constexpr uint32_t kMaxPauses = 200;
+  static constexpr uint32_t kPausesToOutlastWakeUp = 1000;
+  static constexpr uint32_t kLongestStretchWithoutLong = 64;
+  // The word: how long spinning took when it succeeded, in pauses times 8, and
+  // above that how often in a row it has not succeeded since.
   static constexpr uint32_t kFailure = 1 << 16;
+
+  static uint32_t Budget(uint32_t history, uint32_t failures) {
+    if (kStyle.outlasts_wake_up && failures > 0 &&
+        (std::has_single_bit(failures) ||
+         failures % kLongestStretchWithoutLong == 0)) {
+      return kPausesToOutlastWakeUp;
+    }
+    return std::min(kMaxPauses, history / 4 + kMinPauses);
+  }
 
   typename Platform::template Atomic<uint32_t> word_{0};
 };

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cstdint>
+#include <vector>
 
 #include "gtest/gtest.h"
 
@@ -21,46 +22,64 @@ struct CountingPlatform {
   static inline bool may_spin = true;
 };
 
+constexpr SpinStyle kPlain = {
+    .first_gap = 1, .last_gap = 1, .outlasts_wake_up = false};
+
 class AdaptiveSpinTest : public ::testing::Test {
  protected:
-  AdaptiveSpinTest() { CountingPlatform::may_spin = true; }
-
-  // Rounds that a spin without success took.
-  int Fail() {
+  AdaptiveSpinTest() {
+    CountingPlatform::may_spin = true;
     CountingPlatform::relaxed = 0;
-    int looks = 0;
-    EXPECT_FALSE(spin_.Until([&] {
-      ++looks;
-      return false;
-    }));
-    EXPECT_EQ(looks, CountingPlatform::relaxed) << "a pause before each look";
-    return looks;
   }
 
-  // A spin that has success at that look, counted from 1.
-  bool Succeed(int at) {
-    int looks = 0;
-    const bool done = spin_.Until([&] { return ++looks == at; });
-    if (done) {
-      EXPECT_EQ(looks, at);
-    }
-    return done;
+  // Pauses that a spin without success took.
+  template <class Spin>
+  static int Fail(Spin& spin) {
+    CountingPlatform::relaxed = 0;
+    EXPECT_FALSE(spin.Until([] { return false; }));
+    return CountingPlatform::relaxed;
   }
+  int Fail() { return Fail(spin_); }
 
-  AdaptiveSpin<CountingPlatform> spin_;
+  // A spin that has success after so many pauses.
+  template <class Spin>
+  static bool Succeed(Spin& spin, int pauses) {
+    CountingPlatform::relaxed = 0;
+    return spin.Until([&] { return CountingPlatform::relaxed >= pauses; });
+  }
+  bool Succeed(int pauses) { return Succeed(spin_, pauses); }
+
+  AdaptiveSpin<CountingPlatform, kPlain> spin_;
 };
 
 TEST_F(AdaptiveSpinTest, ReturnsWhenDone) {
-  CountingPlatform::relaxed = 0;
   EXPECT_TRUE(Succeed(1));
   EXPECT_EQ(CountingPlatform::relaxed, 1);
   EXPECT_TRUE(Succeed(3));
-  EXPECT_EQ(CountingPlatform::relaxed, 4);
+  EXPECT_EQ(CountingPlatform::relaxed, 3);
 }
 
 TEST_F(AdaptiveSpinTest, DoesNothingOnOneProcessor) {
   CountingPlatform::may_spin = false;
-  EXPECT_EQ(Fail(), 0);
+  int looks = 0;
+  EXPECT_FALSE(spin_.Until([&] { return ++looks > 0; }));
+  EXPECT_EQ(looks, 0);
+  EXPECT_EQ(CountingPlatform::relaxed, 0);
+}
+
+TEST_F(AdaptiveSpinTest, LooksBecomeRareUpToTheLastGap) {
+  AdaptiveSpin<CountingPlatform,
+               SpinStyle{
+                   .first_gap = 2, .last_gap = 8, .outlasts_wake_up = false}>
+      spin;
+  std::vector<int> looks;
+  EXPECT_FALSE(spin.Until([&] {
+    looks.push_back(CountingPlatform::relaxed);
+    return false;
+  }));
+  ASSERT_GE(looks.size(), 5u);
+  looks.resize(5);
+  EXPECT_EQ(looks, (std::vector<int>{2, 6, 14, 22, 30}));
 }
 
 TEST_F(AdaptiveSpinTest, BudgetFollowsSuccess) {
@@ -82,23 +101,44 @@ TEST_F(AdaptiveSpinTest, BudgetFollowsSuccess) {
   EXPECT_LE(Fail(), fresh + 1);
 }
 
-TEST_F(AdaptiveSpinTest, OneFailureInManyIsLongEnoughForAWakeUp) {
-  const int fresh = Fail();
-  int longest = fresh;
-  int total = fresh;
-  for (int i = 1; i < 320; ++i) {
-    const int rounds = Fail();
-    longest = std::max(longest, rounds);
-    total += rounds;
-  }
-  EXPECT_GT(longest, 1000);
-  EXPECT_LT(total / 320, 200) << "a few microseconds on average";
-}
-
 TEST_F(AdaptiveSpinTest, QuickSuccessKeepsTheBudgetSmall) {
   const int fresh = Fail();
   for (int i = 0; i < 1000; ++i) ASSERT_TRUE(Succeed(1));
-  EXPECT_EQ(Fail(), fresh);
+  EXPECT_LE(Fail(), fresh + 2);
+}
+
+TEST_F(AdaptiveSpinTest, SpinForLockIsShortHoweverOftenItFails) {
+  AdaptiveSpin<CountingPlatform, kSpinForLock> spin;
+  for (int i = 0; i < 1000; ++i) ASSERT_LE(Fail(spin), 300);
+}
+
+// At once, and again after a success: what put the partners to sleep may have
+// been an interrupt.
+TEST_F(AdaptiveSpinTest, SpinForPartnerOutlastsAWakeUpAfterTheFirstFailure) {
+  AdaptiveSpin<CountingPlatform, kSpinForPartner> spin;
+  const int fresh = Fail(spin);
+  EXPECT_LE(fresh, 300);
+  EXPECT_GE(Fail(spin), 1000);
+  EXPECT_GE(Fail(spin), 1000);
+  EXPECT_LE(Fail(spin), 300);
+  EXPECT_GE(Fail(spin), 1000);
+  EXPECT_TRUE(Succeed(spin, 1));
+  EXPECT_LE(Fail(spin), 300);
+  EXPECT_GE(Fail(spin), 1000);
+}
+
+TEST_F(AdaptiveSpinTest, SpinForPartnerThatIsNeverThereIsShortOnAverage) {
+  AdaptiveSpin<CountingPlatform, kSpinForPartner> spin;
+  constexpr int kSpins = 200'000;  // more than the count of failures can hold
+  int64_t pauses = 0;
+  int64_t longest = 0;
+  for (int i = 0; i < kSpins; ++i) {
+    const int each = Fail(spin);
+    pauses += each;
+    longest = std::max<int64_t>(longest, each);
+  }
+  EXPECT_GE(longest, 1000);
+  EXPECT_LT(pauses / kSpins, 100);
 }
 
 }  // namespace

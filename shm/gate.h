@@ -40,9 +40,9 @@ inline void FenceBeforeNotify() {
   std::atomic_thread_fence(std::memory_order_seq_cst);
 }
 
-// The same where the caller has just released a lock that it took with an
-// atomic exchange after the store: on x86 that is a full barrier already.
-inline void FenceBeforeNotifyAfterExchange() {
+// The same where the caller, after the store, has released an mp lock, which
+// takes an atomic read-modify-write: on x86 that is a full barrier already.
+inline void FenceBeforeNotifyAfterUnlock() {
 #if defined(__x86_64__)
   std::atomic_signal_fence(std::memory_order_seq_cst);
 #else
@@ -58,8 +58,8 @@ class BasicGate {
   // said last, false only after the deadline or that death. `ready` may be
   // called many times and must read with acquire what the caller relies on.
   template <class Ready>
-  bool Wait(AdaptiveSpin<Platform>& spin, Ready ready, Deadline deadline,
-            Token watched = kNoToken) {
+  bool Wait(AdaptiveSpin<Platform, kSpinForPartner>& spin, Ready ready,
+            Deadline deadline, Token watched = kNoToken) {
     if (ready()) return true;
     if (deadline == Deadline::Now()) return false;
     return Spin(spin, ready) || Sleep(ready, deadline, watched);
@@ -98,7 +98,7 @@ class BasicGate {
   // looks at the state afterwards and calls Notify if it leaves the condition
   // true.
   template <class Done>
-  bool Spin(AdaptiveSpin<Platform>& spin, Done done) {
+  bool Spin(AdaptiveSpin<Platform, kSpinForPartner>& spin, Done done) {
     // Only sleepers need to know of a spinner. Without any, the notifier's
     // cache line is left alone.
     Token nobody = kNoToken;

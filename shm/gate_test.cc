@@ -85,7 +85,7 @@ class GateStepTest : public ::testing::Test {
 
   bool open_ = false;
   BasicGate<HookedPlatform> gate_;
-  AdaptiveSpin<HookedPlatform> spin_;
+  AdaptiveSpin<HookedPlatform, kSpinForPartner> spin_;
 };
 
 TEST_F(GateStepTest, DoesNotSleepIfReady) {
@@ -241,7 +241,7 @@ TEST_F(GateStepTest, SpinnerSparesTheSleepersAWakeUp) {
       gate_.NotifyAll();
       EXPECT_THAT(HookedPlatform::unparked, ElementsAre(kWakeAll));
     };
-    AdaptiveSpin<HookedPlatform> spin;
+    AdaptiveSpin<HookedPlatform, kSpinForPartner> spin;
     EXPECT_TRUE(gate_.Wait(
         spin, [this] { return open_; }, Deadline::Infinite()));
     return ParkResult::kRetry;
@@ -252,7 +252,7 @@ TEST_F(GateStepTest, SpinnerSparesTheSleepersAWakeUp) {
 TEST_F(GateStepTest, SpinnerThatIsThroughSparesNobody) {
   HookedPlatform::on_park = [&](bool) {
     HookedPlatform::on_relax = [&] { open_ = true; };
-    AdaptiveSpin<HookedPlatform> spin;
+    AdaptiveSpin<HookedPlatform, kSpinForPartner> spin;
     EXPECT_TRUE(gate_.Wait(
         spin, [this] { return open_; }, Deadline::Infinite()));
     EXPECT_THAT(HookedPlatform::unparked, IsEmpty());
@@ -268,7 +268,7 @@ TEST_F(GateStepTest, SpinnerThatGivesUpSparesNobody) {
   HookedPlatform::on_park = [&](bool) {
     if (++parks == 1) {
       HookedPlatform::on_relax = [] {};
-      AdaptiveSpin<HookedPlatform> spin;
+      AdaptiveSpin<HookedPlatform, kSpinForPartner> spin;
       EXPECT_TRUE(gate_.Wait(
           spin, [this] { return open_; }, Deadline::Infinite()));
     } else {
@@ -301,7 +301,7 @@ class GateTest : public testing::ProcessTest {
   template <class Platform>
   struct Shared {
     BasicGate<Platform> gate;
-    AdaptiveSpin<Platform> spin;
+    AdaptiveSpin<Platform, kSpinForPartner> spin;
     std::atomic<bool> open{false};
     std::atomic<bool> spinning{false};
     std::atomic<Token> token{kNoToken};
@@ -452,7 +452,7 @@ class Shop {
 
  private:
   BasicGate<PatientPlatform> gate_;
-  AdaptiveSpin<PatientPlatform> spin_;
+  AdaptiveSpin<PatientPlatform, kSpinForPartner> spin_;
   std::atomic<int> goods_{0};
   std::atomic<int> taken_{0};
   std::atomic<bool> closed_{false};

@@ -69,12 +69,12 @@ class ABSL_LOCKABLE BasicInPlaceLock {
     return TakeFree();
   }
 
-  // Frees the lock. False, and nothing done, if it was not held. Any process of
-  // the family may release it, as in Python.
+  // Frees the lock. Any process of the family may release it, as in Python.
+  // False, and nothing done, if nobody holds it, or if another process held it
+  // and died: then the next acquirer gets kOwnerDied.
   bool Release() ABSL_UNLOCK_FUNCTION() {
-    const uint32_t held = word_.exchange(0, std::memory_order_release);
-    if (ABSL_PREDICT_FALSE((held & kSleepers) != 0)) Platform::Unpark(word_, 1);
-    return held != 0;
+    uint32_t word = Platform::Self();
+    return ABSL_PREDICT_TRUE(Free(word)) || ReleaseSlow(word);
   }
 
   // Frees the lock, which the caller holds, as if its holder had died: the next
@@ -96,7 +96,7 @@ class ABSL_LOCKABLE BasicInPlaceLock {
   void lock() ABSL_EXCLUSIVE_LOCK_FUNCTION() { Acquire(); }
   bool try_lock() ABSL_EXCLUSIVE_TRYLOCK_FUNCTION(true) { return TryAcquire(); }
   void unlock() ABSL_UNLOCK_FUNCTION() {
-    MP_CHECK(Release()) << "unlock() of a lock that nobody holds";
+    MP_CHECK(Release()) << "unlock() of a lock that nobody alive holds";
   }
 
  private:
@@ -106,8 +106,8 @@ class ABSL_LOCKABLE BasicInPlaceLock {
   //   bit 30      0
   //   bits 29-0   Token of the holder; 0 if free
   //
-  // It is 0 when free, so that acquiring is one compare-and-swap and releasing
-  // one exchange. Invariants:
+  // It is 0 when free, so that acquiring and releasing are one compare-and-swap
+  // each. Invariants:
   //
   //   (1) A process sleeps only on a word with kSleepers set, so whoever
   //       releases the lock afterwards wakes somebody.
@@ -128,8 +128,15 @@ class ABSL_LOCKABLE BasicInPlaceLock {
   }
   AcquireResult AcquireSlow(Deadline deadline);
 
+  // False if the word is not `word`, which then becomes what it is.
+  bool Free(uint32_t& word) {
+    return word_.compare_exchange_strong(word, 0, std::memory_order_release,
+                                         std::memory_order_relaxed);
+  }
+  bool ReleaseSlow(uint32_t word);
+
   typename Platform::template Atomic<uint32_t> word_{0};
-  AdaptiveSpin<Platform> spin_;
+  AdaptiveSpin<Platform, kSpinForLock> spin_;
 };
 
 using InPlaceLock = BasicInPlaceLock<KernelPlatform>;
@@ -139,6 +146,20 @@ static_assert(std::is_standard_layout_v<InPlaceLock>);
 static_assert(std::is_trivially_destructible_v<InPlaceLock>);
 
 // ---- implementation ----
+
+// There are sleepers, or the lock is not this process's.
+template <class Platform>
+bool BasicInPlaceLock<Platform>::ReleaseSlow(uint32_t word) {
+  const Token self = Platform::Self();
+  for (;;) {
+    const Token owner = word & kTokenMask;
+    if (owner == kNoToken) return false;
+    if (owner != self && Platform::IsDead(owner)) return false;
+    if (!Free(word)) continue;
+    if ((word & kSleepers) != 0) Platform::Unpark(word_, 1);
+    return true;
+  }
+}
 
 template <class Platform>
 AcquireResult BasicInPlaceLock<Platform>::AcquireSlow(Deadline deadline) {

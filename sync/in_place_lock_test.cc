@@ -145,7 +145,7 @@ TEST_F(InPlaceLockTest, ReleasedUnrepairedLooksLikeADeath) {
 }
 
 TEST_F(InPlaceLockTest, UnlockOfAFreeLockAborts) {
-  EXPECT_DEATH(account_->lock.unlock(), "nobody holds");
+  EXPECT_DEATH(account_->lock.unlock(), "nobody alive holds");
 }
 
 // ---- Interleavings

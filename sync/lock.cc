@@ -26,7 +26,9 @@ Lock::Lock() {
 
 absl::Status Lock::Release() {
   if (state_->Release()) return absl::OkStatus();
-  return absl::FailedPreconditionError("Release() of a lock that nobody holds");
+  return absl::FailedPreconditionError(
+      state_->IsHeld() ? "Release() of a lock whose holder died; acquire it"
+                       : "Release() of a lock that nobody holds");
 }
 
 std::string Lock::ToString() const {

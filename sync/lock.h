@@ -72,8 +72,10 @@ class ABSL_LOCKABLE Lock {
     return Repaired(state_->AcquireUntil(Deadline::After(timeout)));
   }
 
-  // Frees the lock. FailedPrecondition if nobody holds it. Any process may
-  // release it, not only the holder.
+  // Frees the lock. Any process may release it, not only the holder.
+  // FailedPrecondition, and nothing done, if nobody holds it, or if another
+  // process held it and died: that is for the next acquirer to know. (In Python
+  // anybody frees it then, and nobody is told.)
   absl::Status Release() ABSL_UNLOCK_FUNCTION();
 
   // Whether anybody holds the lock. A hint by the time it is returned.

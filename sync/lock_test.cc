@@ -143,9 +143,30 @@ TEST_F(LockTest, AnyProcessMayRelease) {
   }).ExpectExit(0);
   EXPECT_FALSE(lock.Locked());
   // And the other way round.
-  ChildProcess::Start([&] { lock.Acquire(); }).ExpectExit(0);
+  SharedPage<std::atomic<int>> stage;
+  auto child = ChildProcess::Start([&] {
+    lock.Acquire();
+    *stage = 1;
+    while (*stage != 2) absl::SleepFor(absl::Milliseconds(1));
+  });
+  while (*stage != 1) absl::SleepFor(absl::Milliseconds(1));
   EXPECT_OK(lock.Release());
   EXPECT_THAT(lock.Release(), StatusIs(absl::StatusCode::kFailedPrecondition));
+  *stage = 2;
+  child.ExpectExit(0);
+}
+
+// Or the next one would not be told that what the lock protects may be half
+// changed.
+TEST_F(LockTest, NobodyReleasesWhatADeadProcessHeld) {
+  Lock lock;
+  ChildProcess::Start([&] { lock.Acquire(); }).ExpectExit(0);
+  EXPECT_THAT(lock.Release(), StatusIs(absl::StatusCode::kFailedPrecondition,
+                                       HasSubstr("whose holder died")));
+  EXPECT_EQ(lock.Acquire(), kOwnerDied);
+  EXPECT_OK(lock.Release());
+  EXPECT_EQ(lock.Acquire(), kAcquired);
+  EXPECT_OK(lock.Release());
 }
 
 TEST_F(LockTest, IsNotRecursive) {
@@ -164,7 +185,7 @@ TEST_F(LockTest, TheEndOfAThreadDoesNotRelease) {
 
 TEST_F(LockTest, UnlockOfAFreeLockAborts) {
   Lock lock;
-  EXPECT_DEATH(lock.unlock(), "unlock\\(\\) of a lock that nobody holds");
+  EXPECT_DEATH(lock.unlock(), "unlock\\(\\) of a lock that nobody alive holds");
   EXPECT_FALSE(lock.Locked());
 }
 

@@ -44,7 +44,7 @@ int64_t StartNanos(pid_t pid) {
     field = strchr(field + 1, ' ');
   }
   if (field == nullptr) return -1;
-  static const long ticks_per_second = sysconf(_SC_CLK_TCK);
+  const long ticks_per_second = sysconf(_SC_CLK_TCK);
   return strtoll(field + 1, nullptr, 10) * (kNanosPerSecond / ticks_per_second);
 }
 

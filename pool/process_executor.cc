@@ -402,9 +402,9 @@ bool ProcessExecutor::Wait(absl::FunctionRef<bool()> ready,
     waiting_.fetch_sub(1, std::memory_order_relaxed);
   };
   const auto deliver = [&] {
-    if (results_.HasRecord() && delivery_mutex_.try_lock()) {
-      const std::lock_guard lock(delivery_mutex_, std::adopt_lock);
-      DeliverResults();
+    if (results_.HasRecord()) {
+      const std::unique_lock lock(delivery_mutex_, std::try_to_lock);
+      if (lock.owns_lock()) DeliverResults();
     }
     return ready();
   };

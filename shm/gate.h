@@ -25,6 +25,7 @@
 #include <cstdint>
 
 #include "absl/base/optimization.h"
+#include "absl/cleanup/cleanup.h"
 #include "mp/base/deadline.h"
 #include "mp/shm/adaptive_spin.h"
 #include "mp/shm/liveness.h"
@@ -105,14 +106,14 @@ class BasicGate {
     const bool announced = Has(kSleepers) && spinner_.compare_exchange_strong(
                                                  nobody, Platform::Self(),
                                                  std::memory_order_relaxed);
-    const bool result = spin.Until(done);
-    if (announced) {
+    const absl::Cleanup withdraw = [this, announced] {  // done() may throw
+      if (!announced) return;
       spinner_.store(kNoToken, std::memory_order_relaxed);
       // Either the notifier sees no spinner, or this process sees the
       // notifier's new state when it looks next: pairs with FenceBeforeNotify.
       std::atomic_thread_fence(std::memory_order_seq_cst);
-    }
-    return result;
+    };
+    return spin.Until(done);
   }
 
   // Wakes one sleeper, if there is any and nobody spins. FenceBeforeNotify()

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <functional>
 #include <random>
+#include <stdexcept>
 #include <thread>
 #include <vector>
 
@@ -257,6 +258,19 @@ TEST_F(GateStepTest, SpinnerThatIsThroughSparesNobody) {
         spin, [this] { return open_; }, Deadline::Infinite()));
     EXPECT_THAT(HookedPlatform::unparked, IsEmpty());
     gate_.Notify();
+    EXPECT_THAT(HookedPlatform::unparked, ElementsAre(1));
+    return ParkResult::kRetry;
+  };
+  EXPECT_TRUE(Wait());
+}
+
+TEST_F(GateStepTest, SpinnerThatThrowsSparesNobody) {
+  HookedPlatform::on_park = [&](bool) {
+    AdaptiveSpin<HookedPlatform, kSpinForPartner> spin;
+    HookedPlatform::on_relax = [] {};
+    const auto fail = []() -> bool { throw std::runtime_error("done"); };
+    EXPECT_THROW(gate_.Spin(spin, fail), std::runtime_error);
+    OpenAndNotify();
     EXPECT_THAT(HookedPlatform::unparked, ElementsAre(1));
     return ParkResult::kRetry;
   };

@@ -92,9 +92,12 @@ class ABSL_LOCKABLE BasicInPlaceLock {
     return word_.load(std::memory_order_relaxed) & kTokenMask;
   }
 
-  // The standard Lockable requirements. lock() does not tell of a dead holder.
+  // The standard Lockable requirements. They take over from a dead holder, too,
+  // but do not tell.
   void lock() ABSL_EXCLUSIVE_LOCK_FUNCTION() { Acquire(); }
-  bool try_lock() ABSL_EXCLUSIVE_TRYLOCK_FUNCTION(true) { return TryAcquire(); }
+  bool try_lock() ABSL_EXCLUSIVE_TRYLOCK_FUNCTION(true) {
+    return AcquireUntil(Deadline::Now());
+  }
   void unlock() ABSL_UNLOCK_FUNCTION() {
     MP_CHECK(Release()) << "unlock() of a lock that nobody alive holds";
   }

@@ -118,9 +118,16 @@ TEST_F(InPlaceLockTest, TryAcquireDoesNotTakeOverAndAnExpiredDeadlineDoes) {
   LeaveItHeld();
   InPlaceLock& lock = account_->lock;
   EXPECT_FALSE(lock.TryAcquire());
-  EXPECT_FALSE(lock.try_lock());
   EXPECT_EQ(lock.AcquireUntil(Deadline::Now()), kOwnerDied);
   EXPECT_TRUE(lock.Release());
+}
+
+TEST_F(InPlaceLockTest, TryLockTakesOver) {
+  LeaveItHeld();
+  InPlaceLock& lock = account_->lock;
+  EXPECT_TRUE(lock.try_lock());
+  EXPECT_FALSE(lock.try_lock());
+  lock.unlock();
 }
 
 TEST_F(InPlaceLockTest, ReleasedUnrepairedLooksLikeADeath) {

@@ -10,7 +10,11 @@
 #include "mp/pool/pool.h"
 #include "mp/pool/worker_died.h"
 #include "mp/process/process.h"
+#include "mp/sync/event.h"
+#include "mp/sync/in_place_event.h"
 #include "mp/sync/in_place_lock.h"
+#include "mp/sync/in_place_rlock.h"
 #include "mp/sync/lock.h"
+#include "mp/sync/rlock.h"
 
 #endif  // MP_MP_H_

@@ -260,7 +260,7 @@ RingResult Ring::Put(size_t size, Fill fill, Deadline deadline, Token watched) {
       // Release: who sees the new tail sees the record.
       control.tail.store(next.packed(), std::memory_order_release);
       hold.unlock();
-      FenceBeforeNotifyAfterUnlock();
+      FenceBeforeNotifyAfterRmw();
       control.not_empty.Notify();
       return RingResult::kDone;
     }
@@ -314,7 +314,7 @@ RingResult Ring::Get(Use use, Deadline deadline, Token watched) {
       // Release: the record was read before a producer may write there again.
       control.head.store(next.packed(), std::memory_order_release);
       hold.unlock();
-      FenceBeforeNotifyAfterUnlock();
+      FenceBeforeNotifyAfterRmw();
       control.not_full.Notify();
       return RingResult::kDone;
     }

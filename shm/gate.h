@@ -41,9 +41,10 @@ inline void FenceBeforeNotify() {
   std::atomic_thread_fence(std::memory_order_seq_cst);
 }
 
-// The same where the caller, after the store, has released an mp lock, which
-// takes an atomic read-modify-write: on x86 that is a full barrier already.
-inline void FenceBeforeNotifyAfterUnlock() {
+// The same where the store was an atomic read-modify-write, or was followed by
+// one, such as the release of an mp lock: on x86 that is a full barrier
+// already.
+inline void FenceBeforeNotifyAfterRmw() {
 #if defined(__x86_64__)
   std::atomic_signal_fence(std::memory_order_seq_cst);
 #else

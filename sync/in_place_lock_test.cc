@@ -10,10 +10,7 @@
 #include <memory>
 #include <mutex>
 #include <optional>
-#include <random>
-#include <thread>
 #include <type_traits>
-#include <utility>
 #include <vector>
 
 #include "absl/time/time.h"
@@ -25,6 +22,7 @@
 #include "mp/shm/segment.h"
 #include "mp/testing/child.h"
 #include "mp/testing/process_test.h"
+#include "mp/testing/simulated_machine.h"
 #include "mp/testing/status_matchers.h"
 
 // Locks are taken in one process and released in another here.
@@ -36,6 +34,8 @@ namespace mp {
 namespace {
 
 using ::mp::testing::ChildProcess;
+using ::mp::testing::SimulatedMachine;
+using ::mp::testing::SimulatedPlatform;
 
 struct Account {
   InPlaceLock lock;
@@ -157,263 +157,8 @@ TEST_F(InPlaceLockTest, UnlockOfAFreeLockAborts) {
 
 // ---- Interleavings
 //
-// The lock's algorithm on a simulated machine: every access to a shared word is
-// a point where another process may go on instead, or where this one is killed.
-// Seeds choose. Sleepers sleep until they are woken: in a run without kills
-// nobody may depend on the end of a slice.
-
-struct Killed {};
-
-class Machine {
- public:
-  explicit Machine(uint64_t seed) : random_(seed) {}
-
-  // The one that the calling thread belongs to.
-  static thread_local Machine* here;
-  static thread_local size_t self;
-
-  // Runs `bodies` to their end. False if some are stuck.
-  template <class Body>
-  bool Run(size_t processes, int kills, Body body) {
-    processes_.resize(processes);
-    kills_left_ = kills;
-    std::vector<std::thread> threads;
-    for (size_t i = 0; i < processes; ++i) {
-      threads.emplace_back([this, i, &body] {
-        here = this;
-        self = i;
-        try {
-          AwaitTurn();
-          body(i);
-          End(/*killed=*/false);
-        } catch (const Killed&) {
-          End(/*killed=*/true);
-        }
-      });
-    }
-    {
-      std::unique_lock<std::mutex> lock(mutex_);
-      PickNext();
-    }
-    for (std::thread& thread : threads) thread.join();
-    return !stuck_;
-  }
-
-  bool stuck() const { return stuck_; }
-  int slices_ended() const { return slices_ended_; }
-  bool Chance(unsigned one_in) { return random_() % one_in == 0; }
-  int64_t Random(unsigned below) {
-    return static_cast<int64_t>(random_() % below);
-  }
-
-  bool IsDead(Token token) const {
-    if (token == kDeadToken) return true;
-    return processes_[token - kFirstToken].state == State::kDead;
-  }
-
-  // A point where anything may happen.
-  void Step() {
-    std::unique_lock<std::mutex> lock(mutex_);
-    PickNext();
-    AwaitTurn(lock);
-  }
-
-  // Sleeps on `word` until woken or until `owner` dies; if `timed`, some time
-  // or other it wakes up by itself.
-  void Sleep(const void* word, Token owner, bool timed) {
-    std::unique_lock<std::mutex> lock(mutex_);
-    Process& process = processes_[self];
-    process.state = State::kAsleep;
-    process.word = word;
-    process.owner = owner;
-    process.timed = timed;
-    process.since = ++clock_;
-    PickNext();
-    AwaitTurn(lock);
-  }
-
-  int Wake(const void* word, int count) {
-    std::unique_lock<std::mutex> lock(mutex_);
-    int woken = 0;
-    while (woken < count) {
-      Process* first = nullptr;
-      for (Process& process : processes_) {
-        if (process.state == State::kAsleep && process.word == word &&
-            (first == nullptr || process.since < first->since)) {
-          first = &process;
-        }
-      }
-      if (first == nullptr) break;
-      first->state = State::kReady;
-      ++woken;
-    }
-    return woken;
-  }
-
-  static constexpr Token kFirstToken = 100;
-
- private:
-  enum class State { kReady, kAsleep, kDead, kDone };
-  struct Process {
-    State state = State::kReady;
-    bool to_be_killed = false;
-    const void* word = nullptr;
-    Token owner = kNoToken;
-    bool timed = false;
-    int64_t since = 0;
-  };
-
-  void AwaitTurn() {
-    std::unique_lock<std::mutex> lock(mutex_);
-    AwaitTurn(lock);
-  }
-  void AwaitTurn(std::unique_lock<std::mutex>& lock) {
-    changed_.wait(lock, [this] { return turn_ == self; });
-    if (processes_[self].to_be_killed) throw Killed();
-  }
-
-  void End(bool killed) {
-    std::unique_lock<std::mutex> lock(mutex_);
-    processes_[self].state = killed ? State::kDead : State::kDone;
-    // The kernel wakes who sleeps on its life, one after the other.
-    for (Process& process : processes_) {
-      if (killed && process.state == State::kAsleep &&
-          process.owner == self + kFirstToken) {
-        process.state = State::kReady;
-      }
-    }
-    PickNext();
-  }
-
-  // Lets some process go on, and now and then kills one that could, or sleeps.
-  void PickNext() {
-    if (kills_left_ > 0 && Chance(40)) {
-      Process& victim = processes_[random_() % processes_.size()];
-      if (victim.state == State::kReady || victim.state == State::kAsleep) {
-        victim.to_be_killed = true;
-        victim.state = State::kReady;
-        --kills_left_;
-      }
-    }
-    std::vector<size_t> ready = Ready();
-    if (ready.empty() || Chance(20)) {
-      for (Process& process : processes_) {
-        if (process.state == State::kAsleep && process.timed) {
-          process.state = State::kReady;
-          break;
-        }
-      }
-      ready = Ready();
-    }
-    if (ready.empty()) {
-      // Everybody sleeps. Slices end.
-      bool any = false;
-      for (Process& process : processes_) {
-        if (process.state != State::kAsleep) continue;
-        process.state = State::kReady;
-        any = true;
-      }
-      if (!any) return;  // the end
-      if (++slices_ended_ > 1000) {
-        stuck_ = true;
-        for (Process& process : processes_) process.to_be_killed = true;
-      }
-      ready = Ready();
-    }
-    turn_ = ready[random_() % ready.size()];
-    changed_.notify_all();
-  }
-  std::vector<size_t> Ready() const {
-    std::vector<size_t> ready;
-    for (size_t i = 0; i < processes_.size(); ++i) {
-      if (processes_[i].state == State::kReady) ready.push_back(i);
-    }
-    return ready;
-  }
-
-  std::mutex mutex_;
-  std::condition_variable changed_;
-  std::mt19937_64 random_;
-  std::vector<Process> processes_;
-  size_t turn_ = SIZE_MAX;
-  int kills_left_ = 0;
-  int64_t clock_ = 0;
-  int slices_ended_ = 0;
-  bool stuck_ = false;
-};
-thread_local Machine* Machine::here = nullptr;
-thread_local size_t Machine::self = 0;
-
-// Sequentially consistent, as one thread runs at a time.
-template <class T>
-class SimulatedAtomic {
- public:
-  constexpr explicit SimulatedAtomic(T value = T()) : value_(value) {}
-
-  T load(std::memory_order) const {
-    Machine::here->Step();
-    return value_;
-  }
-  void store(T value, std::memory_order) {
-    Machine::here->Step();
-    value_ = value;
-  }
-  T exchange(T value, std::memory_order) {
-    Machine::here->Step();
-    return std::exchange(value_, value);
-  }
-  bool compare_exchange_strong(T& expected, T desired, std::memory_order,
-                               std::memory_order = {}) {
-    Machine::here->Step();
-    if (value_ != expected) {
-      expected = value_;
-      return false;
-    }
-    value_ = desired;
-    return true;
-  }
-  bool compare_exchange_weak(T& expected, T desired, std::memory_order order,
-                             std::memory_order = {}) {
-    if (Machine::here->Chance(8)) {  // fails for no reason
-      expected = load(order);
-      return false;
-    }
-    return compare_exchange_strong(expected, desired, order);
-  }
-  T peek() const { return value_; }
-
- private:
-  T value_;
-};
-
-struct SimulatedPlatform {
-  template <class T>
-  using Atomic = SimulatedAtomic<T>;
-
-  static Token Self() {
-    return static_cast<Token>(Machine::self) + Machine::kFirstToken;
-  }
-  static bool IsDead(Token token) {
-    Machine::here->Step();
-    return Machine::here->IsDead(token);
-  }
-  static ParkResult Park(const Atomic<uint32_t>& word, uint32_t expected,
-                         Token owner, Deadline deadline, ParkSlices&) {
-    Machine::here->Step();
-    // The kernel compares both words and goes to sleep in one step.
-    if (word.peek() != expected || Machine::here->IsDead(owner)) {
-      return ParkResult::kRetry;
-    }
-    Machine::here->Sleep(&word, owner, !deadline.infinite());
-    return deadline.Expired() ? ParkResult::kTimedOut : ParkResult::kRetry;
-  }
-  static int Unpark(const Atomic<uint32_t>& word, int count) {
-    Machine::here->Step();
-    return Machine::here->Wake(&word, count);
-  }
-  static void Relax() {}
-  static bool MaySpin() { return Machine::here->Chance(2); }
-};
+// The lock's algorithm on a simulated machine. In a run without kills nobody
+// may depend on the end of a slice.
 
 struct Outcome {
   bool stuck = false;
@@ -430,8 +175,8 @@ Outcome Simulate(uint64_t seed, int kills, bool with_timeouts) {
   std::optional<size_t> holder;
   bool half_done = false;  // a holder died and nobody has been told yet
   int between = 0;         // holders that died in Acquire or Release
-  Machine machine(seed);
-  machine.Run(kProcesses, kills, [&](size_t self) {
+  SimulatedMachine machine(seed);
+  outcome.stuck = !machine.Run(kProcesses, kills, [&](size_t self) {
     for (int i = 0; i < 3; ++i) {
       AcquireResult result;
       if (with_timeouts && machine.Chance(2)) {
@@ -446,8 +191,7 @@ Outcome Simulate(uint64_t seed, int kills, bool with_timeouts) {
         continue;
       }
       if (holder.has_value()) {
-        EXPECT_TRUE(
-            machine.IsDead(static_cast<Token>(*holder) + Machine::kFirstToken))
+        EXPECT_TRUE(machine.IsDead(SimulatedMachine::TokenOf(*holder)))
             << "two holders";
         half_done = true;
       }
@@ -472,7 +216,6 @@ Outcome Simulate(uint64_t seed, int kills, bool with_timeouts) {
     }
   });
   EXPECT_LE(between, kills);
-  outcome.stuck = machine.stuck();
   outcome.slices_ended = machine.slices_ended();
   return outcome;
 }

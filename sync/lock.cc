@@ -1,6 +1,5 @@
 #include "mp/sync/lock.h"
 
-#include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
 #include "mp/base/check.h"
 #include "mp/shm/liveness.h"
@@ -37,17 +36,6 @@ std::string Lock::ToString() const {
   const pid_t pid = Liveness::Pid(owner);
   if (pid == 0) return "Lock(owner=died)";
   return absl::StrCat("Lock(owner=pid ", pid, ")");
-}
-
-void Lock::set_repair(std::function<void()> repair) {
-  repair_ = std::make_shared<const std::function<void()>>(std::move(repair));
-}
-
-void Lock::Repair() {
-  if (repair_ == nullptr) return;
-  absl::Cleanup unrepaired = [this] { state_->ReleaseUnrepaired(); };
-  (*repair_)();
-  std::move(unrepaired).Cancel();
 }
 
 }  // namespace mp

@@ -14,8 +14,7 @@
 //
 // Uncontended, acquire and release are one atomic operation each and no system
 // call. A waiter spins for a few microseconds, as long as that has helped
-// lately, then sleeps; one failed spin in 32 is followed by one of some tens of
-// microseconds (mp/shm/adaptive_spin.h says why).
+// lately, then sleeps.
 //
 // If the holder dies: the next acquirer gets the lock within milliseconds and
 // is told kOwnerDied. The lock is good as new; what it protects may be half
@@ -46,7 +45,9 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "mp/base/deadline.h"
+#include "mp/sync/chrono.h"
 #include "mp/sync/in_place_lock.h"
+#include "mp/sync/repair.h"
 
 namespace mp {
 
@@ -89,7 +90,9 @@ class ABSL_LOCKABLE Lock {
   // acquire through this handle or a later copy of it finds that the holder
   // died, before the acquire returns. If it throws or its process dies, the
   // next acquirer repairs. It must not acquire the same lock.
-  void set_repair(std::function<void()> repair);
+  void set_repair(std::function<void()> repair) {
+    repair_.Set(std::move(repair));
+  }
 
   // The standard TimedLockable requirements. unlock() of a lock that nobody
   // holds aborts.
@@ -100,16 +103,14 @@ class ABSL_LOCKABLE Lock {
   template <class Rep, class Period>
   bool try_lock_for(const std::chrono::duration<Rep, Period>& timeout)
       ABSL_EXCLUSIVE_TRYLOCK_FUNCTION(true) {
-    return Acquire(ToAbslDuration(timeout));
+    return Acquire(sync_internal::FromChrono(timeout));
   }
   // A time point of another clock than the monotonic one is turned into the
   // time that is left now.
   template <class Clock, class Duration>
   bool try_lock_until(const std::chrono::time_point<Clock, Duration>& when)
       ABSL_EXCLUSIVE_TRYLOCK_FUNCTION(true) {
-    // The subtraction would overflow for a time point long ago.
-    const auto now = Clock::now();
-    return when <= now ? try_lock() : try_lock_for(when - now);
+    return Acquire(sync_internal::TimeLeft(when));
   }
   void unlock() ABSL_UNLOCK_FUNCTION() { state_->unlock(); }
 
@@ -121,26 +122,13 @@ class ABSL_LOCKABLE Lock {
  private:
   explicit Lock(std::shared_ptr<InPlaceLock> state);
 
-  // Rounds up. What is beyond the range of std::chrono::nanoseconds (three
-  // centuries), such as std::chrono::hours::max(), is for ever or at once.
-  template <class Rep, class Period>
-  static absl::Duration ToAbslDuration(
-      const std::chrono::duration<Rep, Period>& timeout) {
-    const double seconds = std::chrono::duration<double>(timeout).count();
-    if (seconds <= 0) return absl::ZeroDuration();
-    if (!(seconds < 9e9)) return absl::InfiniteDuration();
-    return absl::FromChrono(
-        std::chrono::ceil<std::chrono::nanoseconds>(timeout));
-  }
-
   AcquireResult Repaired(AcquireResult result) {
-    if (ABSL_PREDICT_FALSE(result == kOwnerDied)) Repair();
+    if (ABSL_PREDICT_FALSE(result == kOwnerDied)) repair_.Run(*state_);
     return result;
   }
-  void Repair();
 
   std::shared_ptr<InPlaceLock> state_;
-  std::shared_ptr<const std::function<void()>> repair_;
+  sync_internal::Repair repair_;
 };
 
 }  // namespace mp

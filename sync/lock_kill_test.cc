@@ -8,15 +8,13 @@
 #include <cstdio>
 #include <optional>
 #include <random>
-#include <string>
 
 #include "absl/time/time.h"
 #include "gtest/gtest.h"
 #include "mp/base/deadline.h"
-#include "mp/base/futex.h"
 #include "mp/base/spin.h"
-#include "mp/shm/park.h"
 #include "mp/sync/in_place_lock.h"
+#include "mp/sync/kill_test_util.h"
 #include "mp/sync/lock.h"
 #include "mp/testing/child.h"
 #include "mp/testing/kill_stepper.h"
@@ -42,33 +40,6 @@ using ::mp::testing::Storm;
 using ::mp::testing::StormReport;
 using ::mp::testing::StormWorker;
 
-// Never reached: a lock that is not there after this long never will be.
-constexpr absl::Duration kGenerous = absl::Seconds(20);
-
-// An optimised build steps through every instruction. Others have many times as
-// many: instrumented ones skip most, and those that are not optimised some
-// where each death takes long because somebody has to fall asleep first. They
-// begin somewhere else each time.
-struct Stride {
-  int64_t quick;
-  int64_t slow;
-};
-#if defined(__SANITIZE_ADDRESS__)
-constexpr Stride kStride = {.quick = 7, .slow = 14};
-#elif defined(__OPTIMIZE__)
-constexpr Stride kStride = {.quick = 1, .slow = 1};
-#else
-constexpr Stride kStride = {.quick = 1, .slow = 3};
-#endif
-
-int64_t AnyOf(int64_t stride) {
-  return 1 + static_cast<int64_t>(std::random_device()()) % stride;
-}
-
-// Well before the end of the first slice (mp/shm/park.h), or the operation
-// would not do the same each time.
-constexpr absl::Duration kAsleepAfter = absl::Milliseconds(2);
-
 // What the lock protects. Equal unless a holder died between the two.
 struct Pair {
   // Atomic only because of the compiler; each is one store.
@@ -91,32 +62,9 @@ void ExpectConsistent(const Pair& pair) {
             pair.second.load(std::memory_order_relaxed));
 }
 
-// Says yes from some instruction on, and not before: an operation takes effect
-// at one instruction.
-class Once {
- public:
-  void Expect(bool now, const KillPoint& point) {
-    EXPECT_TRUE(now || !before_) << "took effect, and then not";
-    EXPECT_TRUE(now || !point.completed()) << "took no effect";
-    before_ = now;
-  }
-  bool seen() const { return before_; }
-
- private:
-  bool before_ = false;
-};
-
-class LockKillTest : public testing::ProcessTest {
+class LockKillTest : public KillTest {
  protected:
-  LockKillTest() {
-    lock_.emplace();
-    // Found out once a process; not what is tested.
-    AvailableProcessors();
-    HaveFutexWaitv();
-    // The end of a slice would be in another place each time.
-    ParkSlices::SetFirstForTest(60'000'000);
-  }
-  ~LockKillTest() override { ParkSlices::SetFirstForTest(0); }
+  LockKillTest() { lock_.emplace(); }
 
   // What an operation returns is not asserted in the operation: the check shows
   // it, and the assertion would have more instructions than the lock.
@@ -137,16 +85,6 @@ class LockKillTest : public testing::ProcessTest {
   void ExpectFreeAndWell() {
     EXPECT_FALSE(lock_->Locked());
     EXPECT_EQ(UseAsSurvivor(), kAcquired);
-  }
-
-  static void Print(const std::string& what, const KillReport& report) {
-    printf("%s: %lld instructions, %lld deaths, %lld sleeps, %lld diverged\n",
-           what.c_str(), static_cast<long long>(report.instructions),
-           static_cast<long long>(report.deaths),
-           static_cast<long long>(report.sleeps),
-           static_cast<long long>(report.diverged));
-    EXPECT_TRUE(report.completed);
-    EXPECT_GT(report.deaths, 0);
   }
 
   std::optional<Lock> lock_;
@@ -358,8 +296,8 @@ TEST_F(LockKillTest, AcquireOfAHeldLockBesideASleeper) {
              UseAsSurvivor();  // the killed one may have had it last
              ExpectFreeAndWell();
            },
-       .first = AnyOf(kStride.slow),
-       .stride = kStride.slow,
+       .first = AnyOf(kStride.sleepers),
+       .stride = kStride.sleepers,
        .asleep_after = kAsleepAfter});
   Print("acquire, held, beside a sleeper", report);
 }

@@ -482,10 +482,16 @@ struct Exemption {
 constexpr Exemption kTestedElsewhere[] = {
     {"pool/completion.h", "pool/async_result_test.cc"},
     {"pool/executor.h", "pool/process_executor_test.cc"},
+    {"sync/chrono.h", "sync/lock_test.cc"},
+    {"sync/repair.h", "sync/lock_test.cc"},
     {"tools/lint/lint.h", "tools/lint/lint_rules_test.cc"},
 };
 constexpr Exemption kMeasuredElsewhere[] = {
+    {"sync/chrono.h", "sync/lock_benchmark.cc"},
+    {"sync/in_place_event.h", "sync/event_benchmark.cc"},
     {"sync/in_place_lock.h", "sync/lock_benchmark.cc"},
+    {"sync/in_place_rlock.h", "sync/rlock_benchmark.cc"},
+    {"sync/repair.h", "sync/lock_benchmark.cc"},
 };
 
 // What has a row in the table of performance targets: these need a benchmark

@@ -1,0 +1,91 @@
+// What the kill tests of the primitives share.
+
+#ifndef MP_SYNC_KILL_TEST_UTIL_H_
+#define MP_SYNC_KILL_TEST_UTIL_H_
+
+#include <cstdint>
+#include <cstdio>
+#include <random>
+#include <string>
+
+#include "absl/time/time.h"
+#include "gtest/gtest.h"
+#include "mp/base/futex.h"
+#include "mp/base/spin.h"
+#include "mp/shm/park.h"
+#include "mp/shm/platform.h"
+#include "mp/testing/kill_stepper.h"
+#include "mp/testing/process_test.h"
+
+namespace mp {
+
+// Never reached: what is not there after this long never will be.
+inline constexpr absl::Duration kGenerous = absl::Seconds(20);
+
+// An optimised build steps through every instruction, but for some where each
+// death takes long because others have to fall asleep first. Other builds have
+// many times as many instructions and skip more. They begin somewhere else each
+// time.
+struct Stride {
+  int64_t quick;
+  int64_t slow;      // the operation sleeps
+  int64_t sleepers;  // others sleep
+};
+#if defined(__SANITIZE_ADDRESS__)
+inline constexpr Stride kStride = {.quick = 7, .slow = 14, .sleepers = 28};
+#elif defined(__OPTIMIZE__)
+inline constexpr Stride kStride = {.quick = 1, .slow = 1, .sleepers = 4};
+#else
+inline constexpr Stride kStride = {.quick = 1, .slow = 3, .sleepers = 12};
+#endif
+
+inline int64_t AnyOf(int64_t stride) {
+  return 1 + static_cast<int64_t>(std::random_device()()) % stride;
+}
+
+// Well before the end of the first slice (mp/shm/park.h), or the operation
+// would not do the same each time.
+inline constexpr absl::Duration kAsleepAfter = absl::Milliseconds(2);
+
+// Says yes from some instruction on, and not before: an operation takes effect
+// at one instruction.
+class Once {
+ public:
+  void Expect(bool now, const testing::KillPoint& point) {
+    EXPECT_TRUE(now || !before_) << "took effect, and then not";
+    EXPECT_TRUE(now || !point.completed()) << "took no effect";
+    before_ = now;
+  }
+  bool seen() const { return before_; }
+
+ private:
+  bool before_ = false;
+};
+
+inline void Print(const std::string& what, const testing::KillReport& report) {
+  printf("%s: %lld instructions, %lld deaths, %lld sleeps, %lld diverged\n",
+         what.c_str(), static_cast<long long>(report.instructions),
+         static_cast<long long>(report.deaths),
+         static_cast<long long>(report.sleeps),
+         static_cast<long long>(report.diverged));
+  EXPECT_TRUE(report.completed);
+  EXPECT_GT(report.deaths, 0);
+}
+
+// The fixture.
+class KillTest : public testing::ProcessTest {
+ protected:
+  KillTest() {
+    // Found out once a process; not what is tested.
+    AvailableProcessors();
+    HaveFutexWaitv();
+    KernelPlatform::ThreadNumber();
+    // The end of a slice would be in another place each time.
+    ParkSlices::SetFirstForTest(60'000'000);
+  }
+  ~KillTest() override { ParkSlices::SetFirstForTest(0); }
+};
+
+}  // namespace mp
+
+#endif  // MP_SYNC_KILL_TEST_UTIL_H_

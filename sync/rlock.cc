@@ -1,0 +1,45 @@
+#include "mp/sync/rlock.h"
+
+#include <sys/types.h>
+
+#include "absl/strings/str_cat.h"
+#include "mp/base/check.h"
+#include "mp/shm/liveness.h"
+#include "mp/shm/slab.h"
+
+namespace mp {
+
+RLock::RLock(std::shared_ptr<InPlaceRLock> state) : state_(std::move(state)) {}
+
+absl::StatusOr<RLock> RLock::Create() {
+  absl::StatusOr<std::shared_ptr<InPlaceRLock>> state =
+      MakeShared<InPlaceRLock>();
+  if (!state.ok()) return state.status();
+  return RLock(*std::move(state));
+}
+
+RLock::RLock() {
+  absl::StatusOr<std::shared_ptr<InPlaceRLock>> state =
+      MakeShared<InPlaceRLock>();
+  MP_CHECK_OK(state.status());
+  state_ = *std::move(state);
+}
+
+absl::Status RLock::Release() {
+  if (state_->Release()) return absl::OkStatus();
+  return absl::FailedPreconditionError(
+      "Release() of a lock that this thread does not hold");
+}
+
+std::string RLock::ToString() const {
+  if (state_->IsOwned()) {
+    return absl::StrCat("RLock(owner=me, ", state_->depth(), ")");
+  }
+  const Token owner = state_->owner();
+  if (owner == kNoToken) return "RLock(owner=None)";
+  const pid_t pid = Liveness::Pid(owner);
+  if (pid == 0) return "RLock(owner=died)";
+  return absl::StrCat("RLock(owner=pid ", pid, ")");
+}
+
+}  // namespace mp

@@ -1,0 +1,136 @@
+#include "mp/testing/simulated_machine.h"
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <string>
+
+#include "gtest/gtest.h"
+#include "mp/base/deadline.h"
+#include "mp/shm/liveness.h"
+#include "mp/shm/park.h"
+
+namespace mp::testing {
+namespace {
+
+constexpr auto kRelaxed = std::memory_order_relaxed;
+
+// What two processes come to that both add 1 with a load and a store.
+uint32_t AddTwice(uint64_t seed) {
+  SimulatedMachine machine(seed);
+  SimulatedAtomic<uint32_t> count;
+  EXPECT_TRUE(machine.Run(2, /*kills=*/0, [&](size_t) {
+    count.store(count.load(kRelaxed) + 1, kRelaxed);
+  }));
+  return count.peek();
+}
+
+TEST(SimulatedMachineTest, FindsALostUpdate) {
+  int lost = 0;
+  for (uint64_t seed = 0; seed < 100; ++seed) {
+    const uint32_t count = AddTwice(seed);
+    EXPECT_TRUE(count == 1 || count == 2) << count;
+    lost += count == 1 ? 1 : 0;
+  }
+  EXPECT_GT(lost, 0);
+  EXPECT_LT(lost, 100);
+}
+
+TEST(SimulatedMachineTest, ASeedRepeats) {
+  const auto trace = [](uint64_t seed) {
+    SimulatedMachine machine(seed);
+    std::string order;
+    machine.Run(4, /*kills=*/2, [&](size_t self) {
+      for (int i = 0; i < 20; ++i) {
+        machine.Step();
+        order += static_cast<char>('a' + self);
+      }
+    });
+    return order;
+  };
+  for (uint64_t seed = 0; seed < 20; ++seed) {
+    EXPECT_EQ(trace(seed), trace(seed));
+  }
+  EXPECT_NE(trace(1), trace(2));
+}
+
+// A sleeper that looks before it says that it sleeps.
+TEST(SimulatedMachineTest, FindsALostWakeUp) {
+  int needed_a_slice = 0;
+  for (uint64_t seed = 0; seed < 100; ++seed) {
+    SimulatedMachine machine(seed);
+    SimulatedAtomic<uint32_t> word;
+    SimulatedAtomic<uint32_t> done;
+    EXPECT_TRUE(machine.Run(2, /*kills=*/0, [&](size_t self) {
+      if (self == 0) {
+        done.store(1, kRelaxed);
+        SimulatedPlatform::Unpark(word, 1);
+        return;
+      }
+      ParkSlices slices;
+      while (done.load(kRelaxed) == 0) {
+        SimulatedPlatform::Park(word, 0, kNoToken, Deadline::Infinite(),
+                                slices);
+      }
+    }));
+    needed_a_slice += machine.slices_ended() > 0 ? 1 : 0;
+  }
+  EXPECT_GT(needed_a_slice, 0);
+  EXPECT_LT(needed_a_slice, 100);
+}
+
+TEST(SimulatedMachineTest, FindsWhoIsStuck) {
+  SimulatedMachine machine(1);
+  SimulatedAtomic<uint32_t> word;
+  EXPECT_FALSE(machine.Run(2, /*kills=*/0, [&](size_t self) {
+    ParkSlices slices;
+    while (self == 0) {
+      SimulatedPlatform::Park(word, 0, kNoToken, Deadline::Infinite(), slices);
+    }
+  }));
+}
+
+TEST(SimulatedMachineTest, KillsAndWakesWhoWatchedTheVictim) {
+  int kills = 0;
+  for (uint64_t seed = 0; seed < 200; ++seed) {
+    SimulatedMachine machine(seed);
+    SimulatedAtomic<uint32_t> word;
+    bool ended[2] = {false, false};
+    EXPECT_TRUE(machine.Run(2, /*kills=*/1, [&](size_t self) {
+      if (self == 0) {
+        for (int i = 0; i < 50; ++i) machine.Step();
+      } else {
+        ParkSlices slices;
+        SimulatedPlatform::Park(word, 0, SimulatedMachine::TokenOf(0),
+                                Deadline::Infinite(), slices);
+        if (SimulatedPlatform::IsDead(SimulatedMachine::TokenOf(0))) {
+          EXPECT_FALSE(ended[0]);
+          ++kills;
+        }
+      }
+      ended[self] = true;
+    }));
+  }
+  EXPECT_GT(kills, 0);
+}
+
+TEST(SimulatedMachineTest, AWeakCompareExchangeFailsNowAndThen) {
+  SimulatedMachine machine(1);
+  SimulatedAtomic<uint32_t> word;
+  int failed = 0;
+  EXPECT_TRUE(machine.Run(1, /*kills=*/0, [&](size_t) {
+    for (uint32_t i = 0; i < 100; ++i) {
+      uint32_t expected = i;
+      while (!word.compare_exchange_weak(expected, i + 1, kRelaxed, kRelaxed)) {
+        EXPECT_EQ(expected, i);
+        ++failed;
+      }
+    }
+  }));
+  EXPECT_EQ(word.peek(), 100u);
+  EXPECT_GT(failed, 0);
+  EXPECT_LT(failed, 100);
+}
+
+}  // namespace
+}  // namespace mp::testing

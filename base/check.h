@@ -13,7 +13,6 @@
 #define MP_BASE_CHECK_H_
 
 #include <ostream>
-#include <sstream>
 
 #include "absl/base/optimization.h"
 
@@ -50,12 +49,13 @@ class CheckFailure {
   CheckFailure& operator=(const CheckFailure&) = delete;
   [[noreturn]] ~CheckFailure();
 
-  std::ostream& stream() { return stream_; }
+  std::ostream& stream();
 
  private:
-  const int saved_errno_;
-  const bool with_errno_;
-  std::ostringstream stream_;
+  struct Message;
+  // On the heap: a stream on the stack would give every function with a check a
+  // large frame, with a stack protector, which the quick ones would feel.
+  Message* message_;
 };
 
 // Turns `stream << a << b` into void with an operator that binds more loosely

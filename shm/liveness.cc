@@ -171,6 +171,7 @@ struct LivenessInternals {
 
   void InForkedChild() {
     Liveness::self_.store(kNoToken, std::memory_order_relaxed);
+    Liveness::self_thread_ = 0;  // there is no other thread here
     own_slot.store(nullptr, std::memory_order_relaxed);
     not_inherited = fork_status;
     // A failure is reported by the first use of a shared object.
@@ -294,6 +295,13 @@ Token Liveness::JoinOrDie() {
   const absl::Status status = Join();
   MP_CHECK(status.ok()) << "cannot use shared objects: " << status.ToString();
   return self_.load(std::memory_order_relaxed);
+}
+
+uint64_t Liveness::NameThread() {
+  static std::atomic<uint32_t> threads{0};
+  self_thread_ = uint64_t{Self()} << 32 |
+                 (threads.fetch_add(1, std::memory_order_relaxed) + 1);
+  return self_thread_;
 }
 
 bool Liveness::IsDead(Token token) {

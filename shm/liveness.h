@@ -62,6 +62,16 @@ class Liveness {
     return JoinOrDie();
   }
 
+  // Names the calling thread among all threads of the family, dead and alive:
+  // one load. Token of the process in the upper half, a count of its threads in
+  // the lower; never 0. A forked child's thread is another one than the thread
+  // that forked.
+  static uint64_t SelfThread() {
+    const uint64_t thread = self_thread_;
+    if (ABSL_PREDICT_TRUE(thread != 0)) return thread;
+    return NameThread();
+  }
+
   // Whether the process named by `token` is proven dead. Cheap (two loads)
   // while it lives; a few system calls to confirm a death. Everything that the
   // dead process wrote before it stored its token anywhere is visible after.
@@ -83,8 +93,10 @@ class Liveness {
 
  private:
   static Token JoinOrDie();
+  static uint64_t NameThread();
 
   static inline std::atomic<Token> self_{kNoToken};
+  static inline constinit thread_local uint64_t self_thread_ = 0;
   friend struct LivenessInternals;
 };
 

@@ -10,7 +10,6 @@
 #include <atomic>
 #include <cstdint>
 
-#include "absl/base/optimization.h"
 #include "mp/base/spin.h"
 #include "mp/shm/liveness.h"
 #include "mp/shm/park.h"
@@ -24,14 +23,7 @@ struct KernelPlatform {
 
   static Token Self() { return Liveness::Self(); }
   static bool IsDead(Token token) { return Liveness::IsDead(token); }
-  // Of the calling thread, from 1, among those of this process, also those that
-  // have ended. A forked child keeps the number of the thread that forked.
-  static uint32_t ThreadNumber() {
-    if (ABSL_PREDICT_FALSE(thread_number_ == 0)) {
-      thread_number_ = threads_.fetch_add(1, std::memory_order_relaxed) + 1;
-    }
-    return thread_number_;
-  }
+  static uint64_t SelfThread() { return Liveness::SelfThread(); }
   static ParkResult Park(const FutexWord& word, uint32_t expected, Token owner,
                          Deadline deadline, ParkSlices& slices) {
     return mp::Park(word, expected, owner, deadline, slices);
@@ -42,10 +34,6 @@ struct KernelPlatform {
   static void Relax() { CpuRelax(); }
   // Whether another processor may change a word while this one spins.
   static bool MaySpin() { return AvailableProcessors() > 1; }
-
- private:
-  static inline std::atomic<uint32_t> threads_{0};
-  static inline constinit thread_local uint32_t thread_number_ = 0;
 };
 
 }  // namespace mp

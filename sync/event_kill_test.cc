@@ -1,18 +1,15 @@
 // An event's users are killed: at every instruction of each operation, and at
 // random in a storm. Whatever happens, the event works, and who waits goes on.
 
-#include <atomic>
 #include <cstdint>
 #include <optional>
 
 #include "absl/time/time.h"
 #include "gtest/gtest.h"
-#include "mp/base/spin.h"
 #include "mp/sync/event.h"
 #include "mp/sync/kill_test_util.h"
 #include "mp/testing/child.h"
 #include "mp/testing/kill_stepper.h"
-#include "mp/testing/shared_page.h"
 #include "mp/testing/storm.h"
 
 namespace mp {
@@ -21,7 +18,6 @@ namespace {
 using ::mp::testing::ChildProcess;
 using ::mp::testing::KillAtEveryInstruction;
 using ::mp::testing::KillPoint;
-using ::mp::testing::SharedPage;
 using ::mp::testing::Storm;
 using ::mp::testing::StormReport;
 using ::mp::testing::StormWorker;

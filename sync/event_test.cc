@@ -2,8 +2,7 @@
 
 #include <signal.h>
 
-#include <atomic>
-#include <optional>
+#include <cstddef>
 #include <thread>
 #include <utility>
 #include <vector>

@@ -15,6 +15,7 @@
 #include <limits>
 #include <type_traits>
 
+#include "absl/base/attributes.h"
 #include "absl/base/optimization.h"
 #include "absl/base/thread_annotations.h"
 #include "mp/base/check.h"
@@ -35,14 +36,11 @@ class BasicInPlaceRLock {
 
   // Waits until the lock is free, or at once if the calling thread holds it,
   // and takes it: kAcquired or kOwnerDied.
-  AcquireResult Acquire() ABSL_NO_THREAD_SAFETY_ANALYSIS {
-    return AcquireAgain() ? kAcquired : Begin(lock_.Acquire());
-  }
+  AcquireResult Acquire() { return AcquireUntil(Deadline::Infinite()); }
   // As Acquire(), but gives up with kTimedOut at the deadline. An expired
   // deadline looks once, and still takes over from a dead holder.
-  [[nodiscard]] AcquireResult AcquireUntil(Deadline deadline)
-      ABSL_NO_THREAD_SAFETY_ANALYSIS {
-    return AcquireAgain() ? kAcquired : Begin(lock_.AcquireUntil(deadline));
+  [[nodiscard]] AcquireResult AcquireUntil(Deadline deadline) {
+    return AcquireAgain() ? kAcquired : AcquireFirst(deadline);
   }
   // False if another thread or process holds the lock, or did when it died.
   [[nodiscard]] bool TryAcquire() ABSL_NO_THREAD_SAFETY_ANALYSIS {
@@ -51,13 +49,9 @@ class BasicInPlaceRLock {
 
   // Undoes one acquire. False, and nothing done, if the calling thread does not
   // hold the lock.
-  bool Release() ABSL_NO_THREAD_SAFETY_ANALYSIS {
+  bool Release() {
     if (ABSL_PREDICT_FALSE(!IsOwned())) return false;
-    if (--depth_ > 0) return true;
-    // Before the lock is free, so that nobody takes the next holder, which may
-    // be another thread of this process, for this thread.
-    holder_.store(0, std::memory_order_relaxed);
-    lock_.Release();
+    if (--depth_ == 0) ReleaseLast();
     return true;
   }
 
@@ -71,7 +65,7 @@ class BasicInPlaceRLock {
 
   // Whether the calling thread holds the lock.
   bool IsOwned() const {
-    return holder_.load(std::memory_order_relaxed) == Caller();
+    return holder_.load(std::memory_order_relaxed) == Platform::SelfThread();
   }
   // How often the calling thread, which holds the lock, has acquired it.
   uint32_t depth() const { return depth_; }
@@ -87,16 +81,8 @@ class BasicInPlaceRLock {
   }
 
  private:
-  // The calling thread, among all of the family: Token of the process in the
-  // upper half, number of the thread in the lower. A thread finds itself here
-  // only if it has stored that itself and not released the lock since, so no
-  // order is needed. What a dead process left means nobody.
-  static uint64_t Caller() {
-    return uint64_t{Platform::Self()} << 32 | Platform::ThreadNumber();
-  }
-
   bool AcquireAgain() {
-    if (ABSL_PREDICT_TRUE(!IsOwned())) return false;
+    if (!IsOwned()) return false;
     MP_CHECK(depth_ < std::numeric_limits<uint32_t>::max())
         << "a recursive lock that is held too often";
     ++depth_;
@@ -106,13 +92,28 @@ class BasicInPlaceRLock {
   AcquireResult Begin(AcquireResult result) {
     if (ABSL_PREDICT_TRUE(result != kTimedOut)) {
       depth_ = 1;
-      holder_.store(Caller(), std::memory_order_relaxed);
+      holder_.store(Platform::SelfThread(), std::memory_order_relaxed);
     }
     return result;
   }
 
+  // Not inline, so that the calls that nest stay small.
+  ABSL_ATTRIBUTE_NOINLINE AcquireResult AcquireFirst(Deadline deadline)
+      ABSL_NO_THREAD_SAFETY_ANALYSIS {
+    return Begin(lock_.AcquireUntil(deadline));
+  }
+  ABSL_ATTRIBUTE_NOINLINE void ReleaseLast() ABSL_NO_THREAD_SAFETY_ANALYSIS {
+    // Before the lock is free, so that nobody takes the next holder, which may
+    // be another thread of this process, for this thread.
+    holder_.store(0, std::memory_order_relaxed);
+    lock_.Release();
+  }
+
   BasicInPlaceLock<Platform> lock_;
   uint32_t depth_ = 0;  // belongs to the holder
+  // Its thread, as Platform::SelfThread(). A thread finds itself here only if
+  // it has stored that itself and not released the lock since, so no order is
+  // needed. What a dead process left means nobody.
   typename Platform::template Atomic<uint64_t> holder_{0};
 };
 

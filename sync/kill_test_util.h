@@ -12,8 +12,8 @@
 #include "gtest/gtest.h"
 #include "mp/base/futex.h"
 #include "mp/base/spin.h"
+#include "mp/shm/liveness.h"
 #include "mp/shm/park.h"
-#include "mp/shm/platform.h"
 #include "mp/testing/kill_stepper.h"
 #include "mp/testing/process_test.h"
 
@@ -79,7 +79,7 @@ class KillTest : public testing::ProcessTest {
     // Found out once a process; not what is tested.
     AvailableProcessors();
     HaveFutexWaitv();
-    KernelPlatform::ThreadNumber();
+    Liveness::SelfThread();
     // The end of a slice would be in another place each time.
     ParkSlices::SetFirstForTest(60'000'000);
   }

@@ -2,7 +2,6 @@
 // and at random in a storm. Whatever happens, the next one gets the lock, and
 // is told if the holder died.
 
-#include <atomic>
 #include <cstdint>
 #include <optional>
 

@@ -173,7 +173,7 @@ struct SimulatedPlatform {
   using Atomic = SimulatedAtomic<T>;
 
   static Token Self() { return SimulatedMachine::SelfToken(); }
-  static uint32_t ThreadNumber() { return 1; }
+  static uint64_t SelfThread() { return uint64_t{Self()} << 32 | 1; }
   static bool IsDead(Token token) {
     SimulatedMachine::Here().Step();
     return SimulatedMachine::Here().IsDead(token);

@@ -148,7 +148,8 @@ class AsyncResult {
 
   // Has `callback` called with the outcome, on the pool's own thread, one
   // callback at a time. It must not wait for the pool. (Python's `callback` and
-  // `error_callback` in one.)
+  // `error_callback` in one.) While no thread waits for a result of this pool,
+  // results may be delivered a tenth of a millisecond late, many at once.
   void OnDone(std::function<void(const Outcome&)> callback) const {
     state_->OnDone(std::move(callback));
   }

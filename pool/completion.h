@@ -16,9 +16,9 @@ class Completion {
   // Waits until `ready()`; false if the deadline passed first.
   template <class Ready>
   bool Wait(Executor& executor, Ready ready, Deadline deadline) {
-    if (deadline == Deadline::Now()) return ready();
-    return ready() ||
-           executor.Wait(ready, [&] { return gate_.Sleep(ready, deadline); });
+    if (ready()) return true;
+    if (deadline == Deadline::Now()) return false;
+    return executor.Wait(ready, [&] { return gate_.Sleep(ready, deadline); });
   }
 
   // After having made the condition true.

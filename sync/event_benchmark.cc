@@ -28,6 +28,7 @@ namespace {
 // Two of them are the two directions. Each is set by one side, and awaited and
 // cleared by the other.
 
+template <class Event>
 class Mp {
  public:
   void Set() { event_.Set(); }
@@ -37,24 +38,15 @@ class Mp {
   }
 
  private:
-  mp::InPlaceEvent event_;
+  Event event_;
 };
 
 struct SleepingPlatform : mp::KernelPlatform {
   static bool MaySpin() { return false; }
 };
 
-class MpWithoutSpinning {
- public:
-  void Set() { event_.Set(); }
-  void WaitAndClear() {
-    event_.Wait();
-    event_.Clear();
-  }
-
- private:
-  mp::BasicInPlaceEvent<SleepingPlatform> event_;
-};
+using MpSpinning = Mp<mp::InPlaceEvent>;
+using MpSleeping = Mp<mp::BasicInPlaceEvent<SleepingPlatform>>;
 
 // The least: a word on a cache line of its own.
 class SpinFloor {
@@ -116,8 +108,8 @@ class SemT {
   sem_t semaphore_;
 };
 
-template <class T>
-void PingPong(benchmark::State& state, int64_t times) {
+template <class T, int64_t kTimes>
+void PingPong(benchmark::State& state) {
   struct Both {
     alignas(64) T there;
     alignas(64) T back;
@@ -139,42 +131,34 @@ void PingPong(benchmark::State& state, int64_t times) {
       }
     });
     for (auto _ : state) {
-      state.SetIterationTime(gang.Run(times) / static_cast<double>(times));
+      state.SetIterationTime(gang.Run(kTimes) / static_cast<double>(kTimes));
     }
   }
   both->~Both();
   munmap(memory, sizeof(Both));
 }
 
-void RunningPingPong(benchmark::State& state,
-                     void (*run)(benchmark::State&, int64_t)) {
-  run(state, 20'000);
-}
-void BlockedPingPong(benchmark::State& state,
-                     void (*run)(benchmark::State&, int64_t)) {
-  run(state, 500);
-}
-BENCHMARK_CAPTURE(RunningPingPong, mp, &PingPong<Mp>)
+BENCHMARK_TEMPLATE(PingPong, MpSpinning, 20'000)
     ->Name("event_ping_pong/mp")
     ->UseManualTime()
     ->Iterations(20);
-BENCHMARK_CAPTURE(RunningPingPong, floor, &PingPong<SpinFloor>)
+BENCHMARK_TEMPLATE(PingPong, SpinFloor, 20'000)
     ->Name("event_ping_pong/floor")
     ->UseManualTime()
     ->Iterations(20);
-BENCHMARK_CAPTURE(BlockedPingPong, mp, &PingPong<MpWithoutSpinning>)
+BENCHMARK_TEMPLATE(PingPong, MpSleeping, 500)
     ->Name("event_ping_pong_blocked/mp")
     ->UseManualTime()
     ->Iterations(10);
-BENCHMARK_CAPTURE(BlockedPingPong, futex, &PingPong<Futex>)
+BENCHMARK_TEMPLATE(PingPong, Futex, 500)
     ->Name("event_ping_pong_blocked/futex")
     ->UseManualTime()
     ->Iterations(10);
-BENCHMARK_CAPTURE(BlockedPingPong, eventfd, &PingPong<EventFd>)
+BENCHMARK_TEMPLATE(PingPong, EventFd, 500)
     ->Name("event_ping_pong_blocked/eventfd")
     ->UseManualTime()
     ->Iterations(10);
-BENCHMARK_CAPTURE(BlockedPingPong, sem_t, &PingPong<SemT>)
+BENCHMARK_TEMPLATE(PingPong, SemT, 500)
     ->Name("event_ping_pong_blocked/sem_t")
     ->UseManualTime()
     ->Iterations(10);

@@ -1,4 +1,6 @@
 // lock_pair/*: one acquire and release of a free lock.
+// rlock_pair/*: of a free recursive lock; rlock_pair_nested/*: by its holder.
+// The floor of both is the plain lock's.
 // lock_contended/*/procs:N: N processes at once, each acquiring, touching one
 // shared cache line and releasing; time of one acquire and release of the whole
 // gang. The counter min_share is the smallest share of the locking that a
@@ -21,6 +23,7 @@
 #include "mp/base/check.h"
 #include "mp/base/deadline.h"
 #include "mp/sync/lock.h"
+#include "mp/sync/rlock.h"
 #include "mp/testing/gang.h"
 
 // A peer only where it is installed.
@@ -50,11 +53,13 @@ class Floor {
 
 class Pthread {
  public:
-  explicit Pthread(int robust = PTHREAD_MUTEX_STALLED) {
+  explicit Pthread(int robust = PTHREAD_MUTEX_STALLED,
+                   int type = PTHREAD_MUTEX_NORMAL) {
     pthread_mutexattr_t attributes;
     pthread_mutexattr_init(&attributes);
     pthread_mutexattr_setpshared(&attributes, PTHREAD_PROCESS_SHARED);
     pthread_mutexattr_setrobust(&attributes, robust);
+    pthread_mutexattr_settype(&attributes, type);
     pthread_mutex_init(&mutex_, &attributes);
     pthread_mutexattr_destroy(&attributes);
   }
@@ -70,6 +75,12 @@ class PthreadRobust : public Pthread {
   PthreadRobust() : Pthread(PTHREAD_MUTEX_ROBUST) {}
 };
 
+class PthreadRecursive : public Pthread {
+ public:
+  PthreadRecursive()
+      : Pthread(PTHREAD_MUTEX_STALLED, PTHREAD_MUTEX_RECURSIVE) {}
+};
+
 class SemT {
  public:
   SemT() { sem_init(&semaphore_, /*pshared=*/1, 1); }
@@ -80,7 +91,7 @@ class SemT {
   sem_t semaphore_;
 };
 
-// Peers live on a shared page of their own; an mp::Lock is shared by itself.
+// Peers live on a shared page of their own; mp's handles are shared already.
 template <class T>
 T* InSharedMemory() {
   void* const memory = mmap(nullptr, sizeof(T), PROT_READ | PROT_WRITE,
@@ -98,6 +109,10 @@ template <>
 struct Shared<mp::Lock> {
   mp::Lock lock;
 };
+template <>
+struct Shared<mp::RLock> {
+  mp::RLock lock;
+};
 
 template <class T>
 void LockPair(benchmark::State& state) {
@@ -107,6 +122,18 @@ void LockPair(benchmark::State& state) {
     benchmark::ClobberMemory();
     shared.lock.unlock();
   }
+}
+
+template <class T>
+void NestedPair(benchmark::State& state) {
+  Shared<T> shared;
+  shared.lock.lock();
+  for (auto _ : state) {
+    shared.lock.lock();
+    benchmark::ClobberMemory();
+    shared.lock.unlock();
+  }
+  shared.lock.unlock();
 }
 
 struct alignas(64) Protected {
@@ -171,6 +198,14 @@ void Register(const std::string& implementation) {
         ->Iterations(1);
   }
 }
+
+BENCHMARK_TEMPLATE(LockPair, mp::RLock)->Name("rlock_pair/mp");
+BENCHMARK_TEMPLATE(LockPair, PthreadRecursive)->Name("rlock_pair/pthread");
+BENCHMARK_TEMPLATE(LockPair, Floor)->Name("rlock_pair/floor");
+BENCHMARK_TEMPLATE(NestedPair, mp::RLock)->Name("rlock_pair_nested/mp");
+BENCHMARK_TEMPLATE(NestedPair, PthreadRecursive)
+    ->Name("rlock_pair_nested/pthread");
+BENCHMARK_TEMPLATE(LockPair, Floor)->Name("rlock_pair_nested/floor");
 
 }  // namespace
 

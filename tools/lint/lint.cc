@@ -490,8 +490,9 @@ constexpr Exemption kMeasuredElsewhere[] = {
     {"sync/chrono.h", "sync/lock_benchmark.cc"},
     {"sync/in_place_event.h", "sync/event_benchmark.cc"},
     {"sync/in_place_lock.h", "sync/lock_benchmark.cc"},
-    {"sync/in_place_rlock.h", "sync/rlock_benchmark.cc"},
+    {"sync/in_place_rlock.h", "sync/lock_benchmark.cc"},
     {"sync/repair.h", "sync/lock_benchmark.cc"},
+    {"sync/rlock.h", "sync/lock_benchmark.cc"},
 };
 
 // What has a row in the table of performance targets: these need a benchmark

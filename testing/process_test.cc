@@ -24,3 +24,11 @@ ProcessTest::~ProcessTest() {
 }
 
 }  // namespace mp::testing
+
+// Read by ThreadSanitizer's run-time library, if the program has it. It cannot
+// see the reference count of an absl::Status in the distribution's Abseil,
+// which is not instrumented, and takes the last thread's deletion for a race
+// with what other threads read before they let go.
+extern "C" const char* __tsan_default_suppressions() {
+  return "race:absl::*Status::Unref\n";
+}

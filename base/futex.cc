@@ -56,17 +56,21 @@ bool FutexWait(const FutexWord& word, uint32_t expected, Deadline deadline) {
                      "futex(FUTEX_WAIT_BITSET)");
 }
 
-bool FutexWaitEither(const FutexWord& word, uint32_t expected,
-                     const FutexWord& other, uint32_t other_expected,
-                     Deadline deadline) {
-  if (!HaveFutexWaitv()) return FutexWait(word, expected, deadline);
+bool FutexWaitAny(std::span<const FutexExpectation> words, Deadline deadline) {
+  MP_CHECK(!words.empty() && words.size() <= kMaxFutexes) << words.size();
+  if (words.size() == 1 || !HaveFutexWaitv()) {
+    return FutexWait(*words[0].word, words[0].expected, deadline);
+  }
+  WaitvEntry entries[kMaxFutexes];
+  for (size_t i = 0; i < words.size(); ++i) {
+    entries[i] = {words[i].expected,
+                  reinterpret_cast<uintptr_t>(Address(*words[i].word)),
+                  kFutex32, 0};
+  }
   timespec until;
   if (!deadline.infinite()) until = deadline.ToTimespec();
-  const WaitvEntry entries[2] = {
-      {expected, reinterpret_cast<uintptr_t>(Address(word)), kFutex32, 0},
-      {other_expected, reinterpret_cast<uintptr_t>(Address(other)), kFutex32,
-       0}};
-  return NotTimedOut(Waitv(entries, 2, deadline.infinite() ? nullptr : &until),
+  return NotTimedOut(Waitv(entries, static_cast<unsigned>(words.size()),
+                           deadline.infinite() ? nullptr : &until),
                      "futex_waitv");
 }
 

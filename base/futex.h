@@ -8,7 +8,9 @@
 #define MP_BASE_FUTEX_H_
 
 #include <atomic>
+#include <cstddef>
 #include <cstdint>
+#include <span>
 
 #include "mp/base/deadline.h"
 
@@ -26,12 +28,20 @@ static_assert(sizeof(FutexWord) == 4 && FutexWord::is_always_lock_free);
 // FutexWake is never missed.
 bool FutexWait(const FutexWord& word, uint32_t expected, Deadline deadline);
 
-// As FutexWait, but also ends when `other` does not hold `other_expected` or is
-// woken. On kernels before 5.16 (or with futex_waitv switched off) only the
-// first word ends the sleep: callers bound it with the deadline.
-bool FutexWaitEither(const FutexWord& word, uint32_t expected,
-                     const FutexWord& other, uint32_t other_expected,
-                     Deadline deadline);
+// A word to sleep on, and what it must hold for that.
+struct FutexExpectation {
+  const FutexWord* word;
+  uint32_t expected;
+};
+
+// How many words the kernel accepts.
+inline constexpr size_t kMaxFutexes = 128;
+
+// As FutexWait, but ends when any of `words`, one to kMaxFutexes, holds
+// something else or is woken. On kernels before 5.16 (or with futex_waitv
+// switched off) only the first word ends the sleep: callers bound it with the
+// deadline.
+bool FutexWaitAny(std::span<const FutexExpectation> words, Deadline deadline);
 
 // Wakes up to `count` sleepers on `word`, in this and other processes. Returns
 // how many were woken.
@@ -39,7 +49,7 @@ int FutexWake(const FutexWord& word, int count);
 
 inline constexpr int kWakeAll = INT32_MAX;
 
-// Whether FutexWaitEither really waits for both words. Tests switch it off to
+// Whether FutexWaitAny really waits for all words. Tests switch it off to
 // run the fallback.
 bool HaveFutexWaitv();
 void SetFutexWaitvForTest(bool enabled);

@@ -6,6 +6,7 @@
 
 #include <array>
 #include <atomic>
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 
@@ -112,8 +113,8 @@ TEST_F(FutexTest, NoWakeIsLostBetweenLookAndSleep) {
 }
 
 // With futex_waitv, and with the fallback of kernels that lack it.
-class FutexWaitEitherTest : public FutexTest,
-                            public ::testing::WithParamInterface<bool> {
+class FutexWaitAnyTest : public FutexTest,
+                         public ::testing::WithParamInterface<bool> {
  protected:
   void SetUp() override {
     SetFutexWaitvForTest(GetParam());
@@ -124,55 +125,54 @@ class FutexWaitEitherTest : public FutexTest,
   }
   void TearDown() override { SetFutexWaitvForTest(true); }
 
-  using Words = std::array<FutexWord, 2>;
+  bool WaitAny(Deadline deadline) const {
+    const FutexExpectation zeros[] = {
+        {&(*words_)[0], 0}, {&(*words_)[1], 0}, {&(*words_)[2], 0}};
+    return FutexWaitAny(zeros, deadline);
+  }
+
+  using Words = std::array<FutexWord, 3>;
   const SharedPage<Words> words_;
 };
 
-TEST_P(FutexWaitEitherTest, OtherValueOfTheFirstDoesNotSleep) {
+TEST_P(FutexWaitAnyTest, OtherValueOfTheFirstDoesNotSleep) {
   (*words_)[0] = 5;
-  EXPECT_TRUE(
-      FutexWaitEither((*words_)[0], 4, (*words_)[1], 0, Deadline::Infinite()));
+  EXPECT_TRUE(WaitAny(Deadline::Infinite()));
 }
 
-TEST_P(FutexWaitEitherTest, TimesOutNotBeforeTheDeadline) {
-  EXPECT_FALSE(
-      FutexWaitEither((*words_)[0], 0, (*words_)[1], 0, Deadline::Now()));
+TEST_P(FutexWaitAnyTest, TimesOutNotBeforeTheDeadline) {
+  EXPECT_FALSE(WaitAny(Deadline::Now()));
   const Deadline deadline = Deadline::After(absl::Milliseconds(10));
-  while (FutexWaitEither((*words_)[0], 0, (*words_)[1], 0, deadline)) {
+  while (WaitAny(deadline)) {
   }
   EXPECT_TRUE(deadline.Expired());
 }
 
-TEST_P(FutexWaitEitherTest, WakeOfTheFirst) {
-  auto child = ChildProcess::Start([&] {
-    return FutexWaitEither((*words_)[0], 0, (*words_)[1], 0,
-                           Deadline::Infinite())
-               ? 0
-               : 1;
-  });
+TEST_P(FutexWaitAnyTest, WakeOfTheFirst) {
+  auto child = ChildProcess::Start(
+      [&] { return WaitAny(Deadline::Infinite()) ? 0 : 1; });
   ASSERT_TRUE(child.WaitUntilAsleep());
   EXPECT_EQ(FutexWake((*words_)[0], 1), 1);
   child.ExpectExit(0);
 }
 
-TEST_P(FutexWaitEitherTest, SecondWordCountsOnlyWithWaitv) {
-  // Its value.
-  (*words_)[1] = 1;
-  EXPECT_EQ(FutexWaitEither((*words_)[0], 0, (*words_)[1], 0,
-                            Deadline::After(absl::Milliseconds(1))),
-            GetParam());
-  (*words_)[1] = 0;
-  // Its wake-up.
-  auto child = ChildProcess::Start([&] {
-    FutexWaitEither((*words_)[0], 0, (*words_)[1], 0, Deadline::Infinite());
-  });
-  ASSERT_TRUE(child.WaitUntilAsleep());
-  EXPECT_EQ(FutexWake((*words_)[1], 1), GetParam() ? 1 : 0);
-  if (!GetParam()) FutexWake((*words_)[0], 1);
-  child.ExpectExit(0);
+TEST_P(FutexWaitAnyTest, OtherWordsCountOnlyWithWaitv) {
+  for (size_t other = 1; other < words_->size(); ++other) {
+    FutexWord& word = (*words_)[other];
+    // Its value.
+    word = 1;
+    EXPECT_EQ(WaitAny(Deadline::After(absl::Milliseconds(1))), GetParam());
+    word = 0;
+    // Its wake-up.
+    auto child = ChildProcess::Start([&] { WaitAny(Deadline::Infinite()); });
+    ASSERT_TRUE(child.WaitUntilAsleep());
+    EXPECT_EQ(FutexWake(word, 1), GetParam() ? 1 : 0);
+    if (!GetParam()) FutexWake((*words_)[0], 1);
+    child.ExpectExit(0);
+  }
 }
 
-INSTANTIATE_TEST_SUITE_P(All, FutexWaitEitherTest, ::testing::Bool(),
+INSTANTIATE_TEST_SUITE_P(All, FutexWaitAnyTest, ::testing::Bool(),
                          [](const auto& which) {
                            return which.param ? "Waitv" : "Fallback";
                          });

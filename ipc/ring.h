@@ -271,7 +271,8 @@ RingResult Ring::Put(size_t size, Fill fill, Deadline deadline, Token watched) {
     hold.unlock();
     waited = true;
     const auto ready = [this, blocks] { return HasRoom(blocks) || closed(); };
-    if (!control.not_full.Wait(side.spin, ready, deadline, watched)) {
+    if (!control.not_full.Wait(side.spin, ready, deadline,
+                               Gate::WatchOne{watched})) {
       return RingResult::kTimedOut;
     }
   }
@@ -322,7 +323,8 @@ RingResult Ring::Get(Use use, Deadline deadline, Token watched) {
     hold.unlock();
     waited = true;
     const auto ready = [this] { return HasRecord() || closed(); };
-    if (!control.not_empty.Wait(side.spin, ready, deadline, watched)) {
+    if (!control.not_empty.Wait(side.spin, ready, deadline,
+                                Gate::WatchOne{watched})) {
       return RingResult::kTimedOut;
     }
   }

@@ -55,21 +55,32 @@ inline void FenceBeforeNotifyAfterRmw() {
 template <class Platform>
 class BasicGate {
  public:
-  // Waits until `ready()` returns true: spins, then sleeps. Also ends when the
-  // process `watched`, unless that is kNoToken, is dead. Returns what `ready()`
-  // said last, false only after the deadline or that death. `ready` may be
-  // called many times and must read with acquire what the caller relies on.
-  template <class Ready>
+  // For waiters that watch one process, or with kNoToken nobody.
+  struct WatchOne {
+    Token token;
+    bool operator()(WatchList& list) const {
+      list.Add(token);
+      return token == kNoToken || !Platform::IsDead(token);
+    }
+  };
+
+  // Waits until `ready()` returns true: spins, then sleeps. Returns what
+  // `ready()` said last, false only after the deadline or a death. `ready` may
+  // be called many times and must read with acquire what the caller relies on.
+  //
+  // `watch(list)` is called before each sleep. It adds to the list those whose
+  // death ends the wait, and returns whether all of them live.
+  template <class Ready, class Watch = WatchOne>
   bool Wait(AdaptiveSpin<Platform, kSpinForPartner>& spin, Ready ready,
-            Deadline deadline, Token watched = kNoToken) {
+            Deadline deadline, Watch watch = {kNoToken}) {
     if (ready()) return true;
     if (deadline == Deadline::Now()) return false;
-    return Spin(spin, ready) || Sleep(ready, deadline, watched);
+    return Spin(spin, ready) || Sleep(ready, deadline, watch);
   }
 
   // The same without spinning, for who need not be quick.
-  template <class Ready>
-  bool Sleep(Ready ready, Deadline deadline, Token watched = kNoToken) {
+  template <class Ready, class Watch = WatchOne>
+  bool Sleep(Ready ready, Deadline deadline, Watch watch = {kNoToken}) {
     ParkSlices slices;
     for (;;) {
       // Set anew each time round: the notifier that woke this process has
@@ -80,8 +91,9 @@ class BasicGate {
       // kSleepers and no spinner: pairs with FenceBeforeNotify.
       std::atomic_thread_fence(std::memory_order_seq_cst);
       if (ready()) return true;
-      // The last thing it did may have been to make the condition true.
-      if (watched != kNoToken && Platform::IsDead(watched)) return ready();
+      WatchList watched;
+      // The last thing the dead did may have been to make the condition true.
+      if (!watch(watched)) return ready();
       Token spinner = spinner_.load(std::memory_order_relaxed);
       const ParkResult result =
           Platform::Park(word_, ticket, watched, deadline, slices);

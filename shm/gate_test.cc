@@ -42,8 +42,8 @@ struct HookedPlatform {
 
   static Token Self() { return 42; }
   static bool IsDead(Token token) { return on_is_dead(token); }
-  static ParkResult Park(const FutexWord& word, uint32_t expected, Token,
-                         Deadline, ParkSlices&) {
+  static ParkResult Park(const FutexWord& word, uint32_t expected,
+                         const WatchList&, Deadline, ParkSlices&) {
     return on_park(word.load() == expected);
   }
   static int Unpark(const FutexWord&, int count) {
@@ -75,7 +75,8 @@ class GateStepTest : public ::testing::Test {
   bool Wait(Deadline deadline = Deadline::Infinite(),
             Token watched = kNoToken) {
     return gate_.Wait(
-        spin_, [this] { return open_; }, deadline, watched);
+        spin_, [this] { return open_; }, deadline,
+        BasicGate<HookedPlatform>::WatchOne{watched});
   }
 
   void OpenAndNotify() {
@@ -322,7 +323,8 @@ class GateTest : public testing::ProcessTest {
 
     bool Wait(Deadline deadline, Token watched = kNoToken) {
       return gate.Wait(
-          spin, [this] { return open.load(); }, deadline, watched);
+          spin, [this] { return open.load(); }, deadline,
+          typename BasicGate<Platform>::WatchOne{watched});
     }
   };
 };
@@ -410,8 +412,8 @@ INSTANTIATE_TEST_SUITE_P(, StuckSpinnerTest,
 // Sleeps until it is woken: a wake-up that is lost hangs the test, where the
 // real platform would find out at the end of a slice.
 struct PatientPlatform : KernelPlatform {
-  static ParkResult Park(const FutexWord& word, uint32_t expected, Token,
-                         Deadline deadline, ParkSlices&) {
+  static ParkResult Park(const FutexWord& word, uint32_t expected,
+                         const WatchList&, Deadline deadline, ParkSlices&) {
     return FutexWait(word, expected, deadline) ? ParkResult::kRetry
                                                : ParkResult::kTimedOut;
   }

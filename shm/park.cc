@@ -2,23 +2,26 @@
 
 namespace mp {
 
-ParkResult Park(const FutexWord& word, uint32_t expected, Token owner,
-                Deadline deadline, ParkSlices& slices) {
+ParkResult Park(const FutexWord& word, uint32_t expected,
+                const WatchList& watched, Deadline deadline,
+                ParkSlices& slices) {
   if (deadline == Deadline::Now()) return ParkResult::kTimedOut;
   Liveness::Rehome();
-  uint32_t alive = 0;
-  const FutexWord* const life =
-      owner == kNoToken ? nullptr : Liveness::Watch(owner, &alive);
-  const Deadline slice_end = deadline.Sooner(slices.nanos());
-  bool woken;
-  if (life == nullptr) {
-    woken = FutexWait(word, expected, slice_end);
-  } else {
-    woken = FutexWaitEither(word, expected, *life, alive, slice_end);
-    // The kernel tells one sleeper of the death; pass it on. Any change counts:
-    // by now the slot may belong to another process.
-    if (life->load(std::memory_order_relaxed) != alive) {
-      FutexWake(*life, kWakeAll);
+  FutexExpectation words[kMaxFutexes];
+  words[0] = {&word, expected};
+  size_t count = 1;
+  for (const Token token : watched.tokens()) {
+    uint32_t alive = 0;
+    const FutexWord* const life = Liveness::Watch(token, &alive);
+    if (life != nullptr) words[count++] = {life, alive};
+  }
+  const bool woken =
+      FutexWaitAny({words, count}, deadline.Sooner(slices.nanos()));
+  // The kernel tells one sleeper of a death; pass it on. Any change counts: by
+  // now the slot may belong to another process.
+  for (const FutexExpectation& life : std::span(words, count).subspan(1)) {
+    if (life.word->load(std::memory_order_relaxed) != life.expected) {
+      FutexWake(*life.word, kWakeAll);
     }
   }
   if (woken) return ParkResult::kRetry;

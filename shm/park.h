@@ -5,7 +5,7 @@
 // is waited for dies without releasing it; or the only wake-up is given to
 // another sleeper that is killed before it acts on it. Park therefore
 //
-//   - ends when the owner dies: the kernel wakes it (mp/shm/liveness.h);
+//   - ends when an owner dies: the kernel wakes it (mp/shm/liveness.h);
 //   - sleeps in slices that start at 10 ms and grow to 250 ms, after each of
 //     which the caller looks at the state again. A consumed wake-up costs that
 //     much time, and nothing else. An idle sleeper costs four wake-ups a
@@ -26,13 +26,36 @@
 #define MP_SHM_PARK_H_
 
 #include <atomic>
+#include <cstddef>
 #include <cstdint>
+#include <span>
 
 #include "mp/base/deadline.h"
 #include "mp/base/futex.h"
 #include "mp/shm/liveness.h"
 
 namespace mp {
+
+// The processes whose death ends a sleep.
+class WatchList {
+ public:
+  // As many as the kernel can watch beside the word that is slept on.
+  static constexpr size_t kMax = kMaxFutexes - 1;
+
+  WatchList() = default;
+  WatchList(Token one) { Add(one); }  // NOLINT: one is the usual case
+
+  // Ignores kNoToken and what is beyond kMax: a death among those is noticed at
+  // the end of a slice.
+  void Add(Token token) {
+    if (token != kNoToken && size_ < kMax) tokens_[size_++] = token;
+  }
+  std::span<const Token> tokens() const { return {tokens_, size_}; }
+
+ private:
+  size_t size_ = 0;
+  Token tokens_[kMax];  // the first size_ are initialised
+};
 
 enum class ParkResult { kRetry, kTimedOut };
 
@@ -56,14 +79,15 @@ class ParkSlices {
   int64_t nanos_ = first_.load(std::memory_order_relaxed);
 };
 
-// Sleeps while `word` holds `expected` and the process named by `owner`
-// (kNoToken: nobody) lives, no longer than until `deadline`. kTimedOut only if
-// the deadline has passed; kRetry promises nothing: look again.
+// Sleeps while `word` holds `expected` and those who are `watched` live, no
+// longer than until `deadline`. kTimedOut only if the deadline has passed;
+// kRetry promises nothing: look again.
 //
 // Orders nothing by itself beyond the kernel's full barrier before it compares
 // the word; the caller's next load of the state must be an acquire.
-ParkResult Park(const FutexWord& word, uint32_t expected, Token owner,
-                Deadline deadline, ParkSlices& slices);
+ParkResult Park(const FutexWord& word, uint32_t expected,
+                const WatchList& watched, Deadline deadline,
+                ParkSlices& slices);
 
 // Wakes up to `count` sleepers of `word`; returns how many. The new state must
 // have been stored before.

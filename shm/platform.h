@@ -24,9 +24,10 @@ struct KernelPlatform {
   static Token Self() { return Liveness::Self(); }
   static bool IsDead(Token token) { return Liveness::IsDead(token); }
   static uint64_t SelfThread() { return Liveness::SelfThread(); }
-  static ParkResult Park(const FutexWord& word, uint32_t expected, Token owner,
-                         Deadline deadline, ParkSlices& slices) {
-    return mp::Park(word, expected, owner, deadline, slices);
+  static ParkResult Park(const FutexWord& word, uint32_t expected,
+                         const WatchList& watched, Deadline deadline,
+                         ParkSlices& slices) {
+    return mp::Park(word, expected, watched, deadline, slices);
   }
   static int Unpark(const FutexWord& word, int count) {
     return mp::Unpark(word, count);

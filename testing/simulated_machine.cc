@@ -1,11 +1,17 @@
 #include "mp/testing/simulated_machine.h"
 
+#include <setjmp.h>
+
+#include <algorithm>
 #include <thread>
+
+#include "gtest/gtest.h"
 
 namespace mp::testing {
 
 thread_local SimulatedMachine* SimulatedMachine::here_ = nullptr;
 thread_local size_t SimulatedMachine::self_ = 0;
+thread_local jmp_buf SimulatedMachine::end_;
 
 bool SimulatedMachine::Run(size_t processes, int kills,
                            std::function<void(size_t)> body) {
@@ -16,16 +22,7 @@ bool SimulatedMachine::Run(size_t processes, int kills,
     threads.emplace_back([this, i, &body] {
       here_ = this;
       self_ = i;
-      try {
-        {
-          std::unique_lock<std::mutex> lock(mutex_);
-          AwaitTurn(lock);
-        }
-        body(i);
-        End(/*killed=*/false);
-      } catch (const Killed&) {
-        End(/*killed=*/true);
-      }
+      RunProcess(body);
     });
   }
   {
@@ -36,6 +33,19 @@ bool SimulatedMachine::Run(size_t processes, int kills,
   return !stuck_;
 }
 
+void SimulatedMachine::RunProcess(const std::function<void(size_t)>& body) {
+  if (setjmp(end_) != 0) {
+    End(/*killed=*/true);
+    return;
+  }
+  {
+    std::unique_lock<std::mutex> lock(mutex_);
+    AwaitTurn(lock);
+  }
+  body(self_);
+  End(/*killed=*/false);
+}
+
 bool SimulatedMachine::IsDead(Token token) const {
   if (token == kDeadToken) return true;
   return processes_[token - kFirstToken].state == State::kDead;
@@ -43,16 +53,21 @@ bool SimulatedMachine::IsDead(Token token) const {
 
 void SimulatedMachine::Step() {
   std::unique_lock<std::mutex> lock(mutex_);
+  Process& process = processes_[self_];
+  if (++process.steps == doomed_at_ && self_ == doomed_) {
+    process.to_be_killed = true;
+  }
   PickNext();
   AwaitTurn(lock);
 }
 
-void SimulatedMachine::Sleep(const void* word, Token owner, bool timed) {
+void SimulatedMachine::Sleep(const void* word, const WatchList& watched,
+                             bool timed) {
   std::unique_lock<std::mutex> lock(mutex_);
   Process& process = processes_[self_];
   process.state = State::kAsleep;
   process.word = word;
-  process.owner = owner;
+  process.watched = watched;
   process.timed = timed;
   process.since = ++clock_;
   PickNext();
@@ -79,7 +94,9 @@ int SimulatedMachine::Wake(const void* word, int count) {
 
 void SimulatedMachine::AwaitTurn(std::unique_lock<std::mutex>& lock) {
   processes_[self_].has_turn.wait(lock, [this] { return turn_ == self_; });
-  if (processes_[self_].to_be_killed) throw Killed();
+  if (!processes_[self_].to_be_killed) return;
+  lock.unlock();
+  longjmp(end_, 1);
 }
 
 void SimulatedMachine::End(bool killed) {
@@ -87,8 +104,9 @@ void SimulatedMachine::End(bool killed) {
   processes_[self_].state = killed ? State::kDead : State::kDone;
   // The kernel wakes who sleeps on its life, one after the other.
   for (Process& process : processes_) {
+    const auto tokens = process.watched.tokens();
     if (killed && process.state == State::kAsleep &&
-        process.owner == SelfToken()) {
+        std::find(tokens.begin(), tokens.end(), SelfToken()) != tokens.end()) {
       process.state = State::kReady;
     }
   }
@@ -146,6 +164,22 @@ std::vector<size_t> SimulatedMachine::Ready() const {
     if (processes_[i].state == State::kReady) ready.push_back(i);
   }
   return ready;
+}
+
+int64_t KillAtEveryStep(
+    uint64_t seed, size_t victim,
+    const std::function<void(SimulatedMachine&)>& scenario) {
+  for (int64_t step = 1;; ++step) {
+    SimulatedMachine machine(seed);
+    machine.KillAt(victim, step);
+    scenario(machine);
+    if (::testing::Test::HasFailure()) {
+      ADD_FAILURE() << "seed " << seed << ", process " << victim
+                    << " killed at step " << step;
+      return step;
+    }
+    if (!machine.WasKilled(victim)) return step - 1;
+  }
 }
 
 }  // namespace mp::testing

@@ -18,14 +18,17 @@
 // that loses no wake-up has none of these in a run without kills.
 //
 // Memory is sequentially consistent: wrong memory orders are not found. The
-// processes are threads of which one runs at a time; a kill is an exception
-// that is thrown at the next access, so destructors run, and they must not
-// touch shared words. Deadlines read the real clock, so runs with timeouts do
-// not always repeat.
+// processes are threads of which one runs at a time. A kill is a jump out of
+// the body at the next access: as in a process that is killed, no destructor
+// runs, and what the body has on the heap leaks. Deadlines read the real clock,
+// so runs with timeouts do not always repeat.
 
 #ifndef MP_TESTING_SIMULATED_MACHINE_H_
 #define MP_TESTING_SIMULATED_MACHINE_H_
 
+#include <setjmp.h>
+
+#include <algorithm>
 #include <atomic>
 #include <condition_variable>
 #include <cstddef>
@@ -60,6 +63,13 @@ class SimulatedMachine {
   // some are stuck. Once.
   bool Run(size_t processes, int kills, std::function<void(size_t)> body);
 
+  // Kills `process` when it would take its `step`th step, from 1, if it gets
+  // there. Before Run().
+  void KillAt(size_t process, int64_t step) {
+    doomed_ = process;
+    doomed_at_ = step;
+  }
+
   // How often nothing could go on until the slices of the sleepers ended.
   int slices_ended() const { return slices_ended_; }
 
@@ -74,30 +84,37 @@ class SimulatedMachine {
     return processes_[process].state == State::kAsleep;
   }
 
+  bool WasKilled(size_t process) const {
+    return processes_[process].state == State::kDead;
+  }
+
   // A point where anything may happen. Called by the process whose turn it is.
   void Step();
-  // Sleeps on `word` until woken or until `owner` dies; if `timed`, some time
-  // or other it wakes up by itself.
-  void Sleep(const void* word, Token owner, bool timed);
+  // Sleeps on `word` until woken or until one of the `watched` dies; if
+  // `timed`, some time or other it wakes up by itself.
+  void Sleep(const void* word, const WatchList& watched, bool timed);
   // Wakes up to `count` who sleep on `word`, the first to sleep first.
   int Wake(const void* word, int count);
 
  private:
   static constexpr Token kFirstToken = 100;
 
-  struct Killed {};
   enum class State { kReady, kAsleep, kDead, kDone };
   struct Process {
     State state = State::kReady;
     bool to_be_killed = false;
     const void* word = nullptr;
-    Token owner = kNoToken;
+    WatchList watched;
     bool timed = false;
     int64_t since = 0;
+    int64_t steps = 0;
     std::condition_variable has_turn;
   };
 
+  // Until it is the calling process's turn. If that is killed, the call
+  // releases the lock and does not return.
   void AwaitTurn(std::unique_lock<std::mutex>& lock);
+  void RunProcess(const std::function<void(size_t)>& body);
   void End(bool killed);
   void PickNext();
   void KillSomebody();
@@ -107,16 +124,26 @@ class SimulatedMachine {
 
   static thread_local SimulatedMachine* here_;
   static thread_local size_t self_;
+  static thread_local jmp_buf end_;  // where a killed process jumps to
 
   std::mutex mutex_;
   std::mt19937_64 random_;
   std::deque<Process> processes_;
   size_t turn_ = SIZE_MAX;
   int kills_left_ = 0;
+  size_t doomed_ = SIZE_MAX;
+  int64_t doomed_at_ = 0;
   int64_t clock_ = 0;
   int slices_ended_ = 0;
   bool stuck_ = false;
 };
+
+// Runs `scenario`, which calls Run() of the machine, once for each step of the
+// process `victim`, which is killed there; the others do as the seed says. Ends
+// when the victim has survived, or when an assertion has failed. Returns how
+// often it died.
+int64_t KillAtEveryStep(uint64_t seed, size_t victim,
+                        const std::function<void(SimulatedMachine&)>& scenario);
 
 template <class T>
 class SimulatedAtomic {
@@ -179,15 +206,18 @@ struct SimulatedPlatform {
     return SimulatedMachine::Here().IsDead(token);
   }
   static ParkResult Park(const Atomic<uint32_t>& word, uint32_t expected,
-                         Token owner, Deadline deadline, ParkSlices&) {
+                         const WatchList& watched, Deadline deadline,
+                         ParkSlices&) {
     SimulatedMachine& machine = SimulatedMachine::Here();
     machine.Step();
-    // The kernel compares both words and goes to sleep in one step.
+    // The kernel compares all words and goes to sleep in one step.
+    const auto tokens = watched.tokens();
     if (word.peek() != expected ||
-        (owner != kNoToken && machine.IsDead(owner))) {
+        std::any_of(tokens.begin(), tokens.end(),
+                    [&](Token token) { return machine.IsDead(token); })) {
       return ParkResult::kRetry;
     }
-    machine.Sleep(&word, owner, !deadline.infinite());
+    machine.Sleep(&word, watched, !deadline.infinite());
     return deadline.Expired() ? ParkResult::kTimedOut : ParkResult::kRetry;
   }
   static int Unpark(const Atomic<uint32_t>& word, int count) {

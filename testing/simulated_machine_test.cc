@@ -4,7 +4,9 @@
 #include <cstddef>
 #include <cstdint>
 #include <string>
+#include <vector>
 
+#include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "mp/base/deadline.h"
 #include "mp/shm/liveness.h"
@@ -12,6 +14,8 @@
 
 namespace mp::testing {
 namespace {
+
+using ::testing::ElementsAre;
 
 constexpr auto kRelaxed = std::memory_order_relaxed;
 
@@ -112,6 +116,45 @@ TEST(SimulatedMachineTest, KillsAndWakesWhoWatchedTheVictim) {
     }));
   }
   EXPECT_GT(kills, 0);
+}
+
+// As in a process that is killed: nothing of the body is done any more.
+TEST(SimulatedMachineTest, AKillRunsNoDestructor) {
+  struct Guard {
+    bool& destroyed;
+    ~Guard() { destroyed = true; }
+  };
+  SimulatedMachine machine(1);
+  machine.KillAt(0, 3);
+  bool destroyed = false;
+  int steps = 0;
+  EXPECT_TRUE(machine.Run(2, /*kills=*/0, [&](size_t self) {
+    if (self == 1) return;
+    const Guard guard{destroyed};
+    for (;;) {
+      machine.Step();
+      ++steps;
+    }
+  }));
+  EXPECT_EQ(steps, 2);
+  EXPECT_TRUE(machine.WasKilled(0));
+  EXPECT_FALSE(machine.WasKilled(1));
+  EXPECT_FALSE(destroyed);
+}
+
+TEST(SimulatedMachineTest, KillsAtEveryStep) {
+  std::vector<uint32_t> values;
+  const int64_t deaths =
+      KillAtEveryStep(/*seed=*/1, /*victim=*/1, [&](SimulatedMachine& machine) {
+        SimulatedAtomic<uint32_t> word;
+        EXPECT_TRUE(machine.Run(2, /*kills=*/0, [&](size_t self) {
+          if (self == 0) return;
+          for (uint32_t i = 1; i <= 3; ++i) word.store(i, kRelaxed);
+        }));
+        values.push_back(word.peek());
+      });
+  EXPECT_EQ(deaths, 3);
+  EXPECT_THAT(values, ElementsAre(0, 1, 2, 3));
 }
 
 TEST(SimulatedMachineTest, AWeakCompareExchangeFailsNowAndThen) {

@@ -271,7 +271,12 @@ bool StormWorker::stopping() const {
   return page_->stopping.load(std::memory_order_relaxed);
 }
 
-Storm::Storm(const StormOptions& options) : options_(options) {}
+Storm::Storm(const StormOptions& options) : options_(options) {
+  if (const char* const factor = getenv("MP_STORM_FACTOR")) {
+    options_.kills *= atoi(factor);
+    MP_CHECK(options_.kills > 0) << "MP_STORM_FACTOR=" << factor;
+  }
+}
 
 void Storm::AddRole(const std::string& name, int count,
                     std::function<void(StormWorker&)> body) {

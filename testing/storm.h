@@ -29,6 +29,7 @@ class StormRun;
 namespace mp::testing {
 
 struct StormOptions {
+  // Times MP_STORM_FACTOR from the environment, if it is there.
   int kills = 1000;
   // The pause before each kill is random between these two.
   absl::Duration min_interval = absl::ZeroDuration();
@@ -81,6 +82,9 @@ struct StormReport {
 class Storm {
  public:
   explicit Storm(const StormOptions& options = {});
+
+  // How many processes it will kill.
+  int kills() const { return options_.kills; }
 
   // `count` processes that call `body` again and again. 64 of all roles at
   // most. A body that throws or fails an assertion fails the storm.

@@ -14,7 +14,9 @@
 #include "mp/sync/in_place_event.h"
 #include "mp/sync/in_place_lock.h"
 #include "mp/sync/in_place_rlock.h"
+#include "mp/sync/in_place_semaphore.h"
 #include "mp/sync/lock.h"
 #include "mp/sync/rlock.h"
+#include "mp/sync/semaphore.h"
 
 #endif  // MP_MP_H_

@@ -13,8 +13,10 @@
 #define MP_BASE_CHECK_H_
 
 #include <ostream>
+#include <utility>
 
 #include "absl/base/optimization.h"
+#include "absl/status/statusor.h"
 
 #define MP_CHECK(condition)                                                 \
   ABSL_PREDICT_TRUE(condition)                                              \
@@ -65,5 +67,16 @@ struct Voidify {
 };
 
 }  // namespace mp::base_internal
+
+namespace mp {
+
+// The value, which is there: for constructors, which cannot report an error.
+template <class T>
+T ValueOrDie(absl::StatusOr<T> value) {
+  MP_CHECK_OK(value.status());
+  return *std::move(value);
+}
+
+}  // namespace mp
 
 #endif  // MP_BASE_CHECK_H_

@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <signal.h>
 
+#include <memory>
 #include <string>
 
 #include "absl/status/status.h"
@@ -70,6 +71,15 @@ TEST(CheckDeathTest, PcheckAddsErrnoOfTheFailure) {
 TEST(CheckDeathTest, CheckOkPrintsTheStatus) {
   EXPECT_DEATH(MP_CHECK_OK(absl::DataLossError("torn header")),
                "DATA_LOSS: torn header");
+}
+
+TEST(ValueOrDieTest, IsTheValue) {
+  EXPECT_EQ(*ValueOrDie<std::unique_ptr<int>>(std::make_unique<int>(3)), 3);
+}
+
+TEST(ValueOrDieDeathTest, PrintsTheStatus) {
+  EXPECT_DEATH(ValueOrDie<int>(absl::ResourceExhaustedError("memfd_create")),
+               "RESOURCE_EXHAUSTED: memfd_create");
 }
 
 }  // namespace

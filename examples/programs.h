@@ -13,6 +13,12 @@ namespace mp::examples {
 // Two processes append lines to one file, under a lock. See lock_program.cc.
 void LockProgram();
 
+// Four workers, three at a time. See semaphore_program.cc.
+void SemaphoreProgram();
+
+// One waits for an event, one gives up. See event_program.cc.
+void EventProgram();
+
 // A writer and a reader that never wait. See queue_program.cc.
 void QueueProgram();
 

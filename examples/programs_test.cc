@@ -20,6 +20,8 @@ using ::testing::AnyOf;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::StartsWith;
+using ::testing::UnorderedElementsAre;
+using ::testing::UnorderedElementsAreArray;
 
 class ProgramsTest : public testing::ProcessTest {
  protected:
@@ -80,6 +82,40 @@ TEST_F(ProgramsTest, LinesUnderALockAreNotInterleaved) {
   EXPECT_EQ(lines.back(), "over");
   lines.pop_back();
   ExpectLockLines(lines);
+}
+
+TEST_F(ProgramsTest, ASemaphoreLetsInThreeOfFour) {
+  Lines lines = OutputOf("semaphore");
+  ASSERT_FALSE(lines.empty());
+  EXPECT_EQ(lines.back(), "over");
+  lines.pop_back();
+  int inside = 0;
+  for (const std::string& line : lines) {
+    EXPECT_LE(inside += line.ends_with("acquire") ? 1 : -1, 3) << line;
+  }
+  EXPECT_EQ(inside, 0);
+  Lines expected;
+  for (const char* name :
+       {"Process-1", "Process-2", "Process-3", "Process-4"}) {
+    expected.push_back(std::string(name) + " acquire");
+    expected.push_back(std::string(name) + " release");
+  }
+  EXPECT_THAT(lines, UnorderedElementsAreArray(expected));
+}
+
+TEST_F(ProgramsTest, OneWaitsForTheEventAndOneGivesUp) {
+  const Lines lines = OutputOf("event");
+  EXPECT_THAT(
+      lines, UnorderedElementsAre("patient: waits", "impatient: waits",
+                                  "impatient: gives up", "main: sets the event",
+                                  "patient: Event(set)", "over"));
+  ASSERT_GE(lines.size(), 3u);
+  // "patient: waits" may come at any time before its next line.
+  Lines rest = lines;
+  std::erase(rest, "patient: waits");
+  EXPECT_THAT(
+      rest, ElementsAre("impatient: waits", "impatient: gives up",
+                        "main: sets the event", "patient: Event(set)", "over"));
 }
 
 TEST_F(ProgramsTest, FullAndEmptyQueuesAreHandled) {

@@ -97,7 +97,8 @@ class Queue {
  public:
   // As Create(), but aborts with the message if there is no memory for it.
   explicit Queue(size_t maxsize = 0) : Queue(QueueOptions{maxsize, 0}) {}
-  explicit Queue(const QueueOptions& options) : Queue(OrDie(Create(options))) {}
+  explicit Queue(const QueueOptions& options)
+      : Queue(ValueOrDie(Create(options))) {}
 
   // Errors: InvalidArgument for absurd options; what the system said if there
   // is no memory or descriptor.
@@ -151,11 +152,6 @@ class Queue {
 
  private:
   explicit Queue(ipc_internal::Ring ring) : ring_(std::move(ring)) {}
-
-  static Queue OrDie(absl::StatusOr<Queue> queue) {
-    MP_CHECK_OK(queue.status());
-    return *std::move(queue);
-  }
 
   static constexpr std::optional<size_t> FixedSize() {
     if constexpr (PlainBytes<T>) {

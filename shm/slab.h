@@ -43,20 +43,31 @@ inline constexpr size_t kSlabAlignment = 64;
 
 }  // namespace shm_internal
 
-// A T in shared memory, visible to this process and the children it forks.
+// A T in shared memory, visible to this process and the children it forks,
+// followed by an array of `count` zero-filled Es; the T must know how many.
 // Errors name the system call: no memory or descriptor for a new slab.
-template <class T, class... Args>
-absl::StatusOr<std::shared_ptr<T>> MakeShared(Args&&... args) {
-  static_assert(SafeInSharedMemory<T>,
+template <class T, class E, class... Args>
+absl::StatusOr<std::shared_ptr<T>> MakeSharedWithArray(size_t count,
+                                                       Args&&... args) {
+  static_assert(SafeInSharedMemory<T> && SafeInSharedMemory<E>,
                 "mp: this type cannot live in shared memory: it needs a "
                 "standard layout and a trivial destructor");
   static_assert(alignof(T) <= shm_internal::kSlabAlignment,
                 "mp: shared objects are aligned to 64 bytes at most");
+  static_assert(sizeof(T) % alignof(E) == 0,
+                "mp: the array begins where the object ends");
   absl::StatusOr<std::shared_ptr<std::byte>> memory =
-      shm_internal::AllocateShared(sizeof(T));
+      shm_internal::AllocateShared(sizeof(T) + count * sizeof(E));
   if (!memory.ok()) return memory.status();
   T* const object = new (memory->get()) T(std::forward<Args>(args)...);
+  new (memory->get() + sizeof(T)) E[count]();
   return std::shared_ptr<T>(*std::move(memory), object);
+}
+
+// The same without an array.
+template <class T, class... Args>
+absl::StatusOr<std::shared_ptr<T>> MakeShared(Args&&... args) {
+  return MakeSharedWithArray<T, std::byte>(0, std::forward<Args>(args)...);
 }
 
 }  // namespace mp

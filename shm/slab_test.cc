@@ -127,6 +127,31 @@ TEST_F(SlabTest, MemoryOfAnySizeIsZeroFilledAndDoesNotOverlap) {
   child.ExpectExit(0);
 }
 
+TEST_F(SlabTest, AnArrayFollowsTheObject) {
+  ChildProcess::Start([] {
+    struct Header {
+      explicit Header(uint64_t n) : count(n) {}
+      uint64_t count;
+    };
+    // In a slab, and in a segment of its own.
+    for (const size_t count : {0u, 1u, 7u, 100'000u}) {
+      ASSERT_OK_AND_ASSIGN(
+          const std::shared_ptr<Header> header,
+          (MakeSharedWithArray<Header, std::atomic<uint64_t>>(count, count)));
+      ASSERT_OK_AND_ASSIGN(const std::shared_ptr<State> next,
+                           MakeShared<State>(-1));
+      EXPECT_EQ(header->count, count);
+      auto* const array =
+          reinterpret_cast<std::atomic<uint64_t>*>(header.get() + 1);
+      for (size_t i = 0; i < count; ++i) {
+        EXPECT_EQ(array[i].exchange(i + 1), 0u);
+      }
+      EXPECT_EQ(next->value, -1);
+      EXPECT_EQ(header->count, count);
+    }
+  }).ExpectExit(0);
+}
+
 TEST_F(SlabTest, SharedWithForkedChildren) {
   auto child = ChildProcess::Start([] {
     ASSERT_OK_AND_ASSIGN(const std::shared_ptr<State> object,

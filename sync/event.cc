@@ -16,12 +16,7 @@ absl::StatusOr<Event> Event::Create() {
   return Event(*std::move(state));
 }
 
-Event::Event() {
-  absl::StatusOr<std::shared_ptr<InPlaceEvent>> state =
-      MakeShared<InPlaceEvent>();
-  MP_CHECK_OK(state.status());
-  state_ = *std::move(state);
-}
+Event::Event() : Event(ValueOrDie(Create())) {}
 
 std::string Event::ToString() const {
   return IsSet() ? "Event(set)" : "Event(unset)";

@@ -16,12 +16,7 @@ absl::StatusOr<Lock> Lock::Create() {
   return Lock(*std::move(state));
 }
 
-Lock::Lock() {
-  absl::StatusOr<std::shared_ptr<InPlaceLock>> state =
-      MakeShared<InPlaceLock>();
-  MP_CHECK_OK(state.status());
-  state_ = *std::move(state);
-}
+Lock::Lock() : Lock(ValueOrDie(Create())) {}
 
 absl::Status Lock::Release() {
   if (state_->Release()) return absl::OkStatus();

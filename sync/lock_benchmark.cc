@@ -1,6 +1,8 @@
 // lock_pair/*: one acquire and release of a free lock.
 // rlock_pair/*: of a free recursive lock; rlock_pair_nested/*: by its holder.
 // The floor of both is the plain lock's.
+// semaphore_pair/*: one acquire and release of a permit that is there;
+// semaphore_account_pair/mp: of one on the account of the process.
 // lock_contended/*/procs:N: N processes at once, each acquiring, touching one
 // shared cache line and releasing; time of one acquire and release of the whole
 // gang. The counter min_share is the smallest share of the locking that a
@@ -24,11 +26,13 @@
 #include "mp/base/deadline.h"
 #include "mp/sync/lock.h"
 #include "mp/sync/rlock.h"
+#include "mp/sync/semaphore.h"
 #include "mp/testing/gang.h"
 
 // A peer only where it is installed.
 #if __has_include(<boost/interprocess/sync/interprocess_mutex.hpp>)
 #include <boost/interprocess/sync/interprocess_mutex.hpp>
+#include <boost/interprocess/sync/interprocess_semaphore.hpp>
 #define MP_HAVE_BOOST 1
 #endif
 
@@ -91,6 +95,36 @@ class SemT {
   sem_t semaphore_;
 };
 
+// The least a semaphore can be.
+class SemaphoreFloor {
+ public:
+  void lock() { value_.fetch_sub(1, std::memory_order_acquire); }
+  void unlock() { value_.fetch_add(1, std::memory_order_release); }
+
+ private:
+  std::atomic<uint32_t> value_{1};
+};
+
+class Permit {
+ public:
+  void lock() { semaphore_.Acquire(); }
+  void unlock() { MP_CHECK_OK(semaphore_.Release()); }
+
+ private:
+  mp::Semaphore semaphore_;
+};
+
+#ifdef MP_HAVE_BOOST
+class BoostSemaphore {
+ public:
+  void lock() { semaphore_.wait(); }
+  void unlock() { semaphore_.post(); }
+
+ private:
+  boost::interprocess::interprocess_semaphore semaphore_{1};
+};
+#endif
+
 // Peers live on a shared page of their own; mp's handles are shared already.
 template <class T>
 T* InSharedMemory() {
@@ -112,6 +146,15 @@ struct Shared<mp::Lock> {
 template <>
 struct Shared<mp::RLock> {
   mp::RLock lock;
+};
+
+template <>
+struct Shared<Permit> {
+  Permit lock;
+};
+template <>
+struct Shared<mp::Semaphore> {
+  mp::Semaphore lock;
 };
 
 template <class T>
@@ -206,6 +249,14 @@ BENCHMARK_TEMPLATE(NestedPair, mp::RLock)->Name("rlock_pair_nested/mp");
 BENCHMARK_TEMPLATE(NestedPair, PthreadRecursive)
     ->Name("rlock_pair_nested/pthread");
 BENCHMARK_TEMPLATE(LockPair, Floor)->Name("rlock_pair_nested/floor");
+
+BENCHMARK_TEMPLATE(LockPair, Permit)->Name("semaphore_pair/mp");
+BENCHMARK_TEMPLATE(LockPair, SemaphoreFloor)->Name("semaphore_pair/floor");
+BENCHMARK_TEMPLATE(LockPair, SemT)->Name("semaphore_pair/sem_t");
+#ifdef MP_HAVE_BOOST
+BENCHMARK_TEMPLATE(LockPair, BoostSemaphore)->Name("semaphore_pair/boost");
+#endif
+BENCHMARK_TEMPLATE(LockPair, mp::Semaphore)->Name("semaphore_account_pair/mp");
 
 }  // namespace
 

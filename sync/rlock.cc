@@ -18,12 +18,7 @@ absl::StatusOr<RLock> RLock::Create() {
   return RLock(*std::move(state));
 }
 
-RLock::RLock() {
-  absl::StatusOr<std::shared_ptr<InPlaceRLock>> state =
-      MakeShared<InPlaceRLock>();
-  MP_CHECK_OK(state.status());
-  state_ = *std::move(state);
-}
+RLock::RLock() : RLock(ValueOrDie(Create())) {}
 
 absl::Status RLock::Release() {
   if (state_->Release()) return absl::OkStatus();

@@ -493,6 +493,9 @@ constexpr Exemption kMeasuredElsewhere[] = {
     {"sync/in_place_rlock.h", "sync/lock_benchmark.cc"},
     {"sync/repair.h", "sync/lock_benchmark.cc"},
     {"sync/rlock.h", "sync/lock_benchmark.cc"},
+    {"sync/in_place_semaphore.h", "sync/lock_benchmark.cc"},
+    {"sync/robust_semaphore.h", "sync/lock_benchmark.cc"},
+    {"sync/semaphore.h", "sync/lock_benchmark.cc"},
 };
 
 // What has a row in the table of performance targets: these need a benchmark

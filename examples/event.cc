@@ -1,0 +1,5 @@
+// Runs event_program.cc.
+
+#include "mp/examples/programs.h"
+
+int main() { mp::examples::EventProgram(); }

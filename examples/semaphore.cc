@@ -1,0 +1,5 @@
+// Runs semaphore_program.cc.
+
+#include "mp/examples/programs.h"
+
+int main() { mp::examples::SemaphoreProgram(); }

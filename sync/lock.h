@@ -120,6 +120,8 @@ class ABSL_LOCKABLE Lock {
   }
 
  private:
+  friend class Condition;
+
   explicit Lock(std::shared_ptr<InPlaceLock> state);
 
   AcquireResult Repaired(AcquireResult result) {

@@ -106,6 +106,8 @@ class RLock {
   }
 
  private:
+  friend class Condition;
+
   explicit RLock(std::shared_ptr<InPlaceRLock> state);
 
   AcquireResult Repaired(AcquireResult result) {

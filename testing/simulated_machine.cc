@@ -54,7 +54,8 @@ bool SimulatedMachine::IsDead(Token token) const {
 void SimulatedMachine::Step() {
   std::unique_lock<std::mutex> lock(mutex_);
   Process& process = processes_[self_];
-  if (++process.steps == doomed_at_ && self_ == doomed_) {
+  const auto doomed = doomed_.find(self_);
+  if (doomed != doomed_.end() && ++process.steps == doomed->second) {
     process.to_be_killed = true;
   }
   PickNext();

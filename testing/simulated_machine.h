@@ -35,6 +35,7 @@
 #include <cstdint>
 #include <deque>
 #include <functional>
+#include <map>
 #include <mutex>
 #include <random>
 #include <utility>
@@ -64,11 +65,8 @@ class SimulatedMachine {
   bool Run(size_t processes, int kills, std::function<void(size_t)> body);
 
   // Kills `process` when it would take its `step`th step, from 1, if it gets
-  // there. Before Run().
-  void KillAt(size_t process, int64_t step) {
-    doomed_ = process;
-    doomed_at_ = step;
-  }
+  // there. Before Run(); may be called for several processes.
+  void KillAt(size_t process, int64_t step) { doomed_[process] = step; }
 
   // How often nothing could go on until the slices of the sleepers ended.
   int slices_ended() const { return slices_ended_; }
@@ -131,8 +129,7 @@ class SimulatedMachine {
   std::deque<Process> processes_;
   size_t turn_ = SIZE_MAX;
   int kills_left_ = 0;
-  size_t doomed_ = SIZE_MAX;
-  int64_t doomed_at_ = 0;
+  std::map<size_t, int64_t> doomed_;  // when
   int64_t clock_ = 0;
   int slices_ended_ = 0;
   bool stuck_ = false;

@@ -488,12 +488,13 @@ constexpr Exemption kTestedElsewhere[] = {
 };
 constexpr Exemption kMeasuredElsewhere[] = {
     {"sync/chrono.h", "sync/lock_benchmark.cc"},
+    {"sync/in_place_condition.h", "sync/condition_benchmark.cc"},
     {"sync/in_place_event.h", "sync/event_benchmark.cc"},
     {"sync/in_place_lock.h", "sync/lock_benchmark.cc"},
     {"sync/in_place_rlock.h", "sync/lock_benchmark.cc"},
+    {"sync/in_place_semaphore.h", "sync/lock_benchmark.cc"},
     {"sync/repair.h", "sync/lock_benchmark.cc"},
     {"sync/rlock.h", "sync/lock_benchmark.cc"},
-    {"sync/in_place_semaphore.h", "sync/lock_benchmark.cc"},
     {"sync/robust_semaphore.h", "sync/lock_benchmark.cc"},
     {"sync/semaphore.h", "sync/lock_benchmark.cc"},
 };

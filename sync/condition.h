@@ -1,0 +1,148 @@
+// Condition: processes wait, under a lock, until others tell them to look.
+//
+//   mp::Condition condition;            // before the fork
+//   // waiting:                         // telling:
+//   std::unique_lock hold(condition);   const std::scoped_lock hold(condition);
+//   condition.WaitFor([&] {             <change what they wait for>
+//     return <what one waits for>;      condition.Notify();
+//   });
+//
+// A Condition is a handle: small, cheap to copy, and every copy means the same
+// condition, with the same lock, in this process and in the children that
+// inherit it by fork. The condition itself is 1 KiB of anonymous shared memory
+// that goes when the last process drops its last handle. A moved-from handle
+// may only be assigned to or destroyed.
+//
+// A notification goes to who has waited longest, to nobody who came later, and
+// is not remembered. Who waits spins for a few microseconds, now and then for
+// some tens of them (mp/shm/adaptive_spin.h), then sleeps. 84 can wait in
+// order; one more returns after a hundredth of a second as if notified, so
+// where there are that many, look again, as WaitFor() does.
+//
+// If a process dies: notifications never go to dead waiters, and one that a
+// process was killed with goes to another one, a quarter of a second later at
+// the latest. If the holder of the lock dies, perhaps after a change that it
+// has not told, all waiters are notified: by the next call of Wait() or
+// Acquire() that returns kOwnerDied. Who acquires the lock through a handle of
+// its own calls NotifyAll() after kOwnerDied.
+//
+// Memory ordering is the lock's. Threads: all calls are safe from any thread.
+// Fork: a child of a waiter does not wait. Not for signal handlers.
+//
+// Differs from Python's: a killed waiter neither blocks who notifies nor
+// swallows a notification; Notify() does not wait for the woken; waiters go in
+// the order they came.
+
+#ifndef MP_SYNC_CONDITION_H_
+#define MP_SYNC_CONDITION_H_
+
+#include <chrono>
+#include <memory>
+#include <string>
+#include <utility>
+#include <variant>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "mp/base/deadline.h"
+#include "mp/sync/chrono.h"
+#include "mp/sync/in_place_condition.h"
+#include "mp/sync/in_place_lock.h"
+#include "mp/sync/lock.h"
+#include "mp/sync/rlock.h"
+
+namespace mp {
+
+class Condition {
+ public:
+  // A new condition with an RLock of its own, or with a lock that other
+  // conditions may have, too. Aborts with a message if there is no memory or
+  // descriptor for it; Create() reports that instead.
+  Condition();
+  explicit Condition(Lock lock);
+  explicit Condition(RLock lock);
+  static absl::StatusOr<Condition> Create();
+  static absl::StatusOr<Condition> Create(Lock lock);
+  static absl::StatusOr<Condition> Create(RLock lock);
+
+  // ---- The lock.
+
+  // As the lock's. Also notifies all who wait if the last holder died.
+  AcquireResult Acquire();
+  [[nodiscard]] AcquireResult Acquire(absl::Duration timeout);
+  absl::Status Release();
+
+  // The standard TimedLockable requirements.
+  void lock() { Acquire(); }
+  [[nodiscard]] bool try_lock() { return Acquire(absl::ZeroDuration()); }
+  template <class Rep, class Period>
+  [[nodiscard]] bool try_lock_for(
+      const std::chrono::duration<Rep, Period>& timeout) {
+    return Acquire(sync_internal::FromChrono(timeout));
+  }
+  template <class Clock, class Duration>
+  [[nodiscard]] bool try_lock_until(
+      const std::chrono::time_point<Clock, Duration>& when) {
+    return Acquire(sync_internal::TimeLeft(when));
+  }
+  void unlock();
+
+  // ---- With the lock held; otherwise these abort with a message. (A Lock is
+  // held by a process, so they cannot tell its threads apart.)
+
+  // Releases the lock, an RLock however often it is held, waits to be notified,
+  // and acquires the lock again, which `timeout` does not limit:
+  //
+  //   kAcquired   was notified
+  //   kTimedOut   was not in time; converts to false
+  //   kOwnerDied  the lock's last holder died, so look: perhaps it could not
+  //               notify any more. The lock's repair callback has run; here, it
+  //               must not throw.
+  AcquireResult Wait(absl::Duration timeout = absl::InfiniteDuration()) {
+    return WaitUntil(Deadline::After(timeout));
+  }
+
+  // Waits until `predicate()`, which is called with the lock held, at once and
+  // after each notification. Returns what it said last: false only after
+  // `timeout`.
+  template <class Predicate>
+  bool WaitFor(Predicate predicate,
+               absl::Duration timeout = absl::InfiniteDuration()) {
+    const Deadline deadline = Deadline::After(timeout);
+    while (!predicate()) {
+      if (!WaitUntil(deadline)) return predicate();
+    }
+    return true;
+  }
+
+  // Notifies up to `count` who wait; returns how many. They go on when the lock
+  // is free.
+  int Notify(int count = 1);
+  int NotifyAll();
+
+  // "Condition(RLock(owner=None), 2)": the lock, and how many wait. A hint.
+  std::string ToString() const;
+
+  // Whether both are handles of the same condition.
+  friend bool operator==(const Condition& a, const Condition& b) {
+    return a.state_ == b.state_;
+  }
+
+ private:
+  using AnyLock = std::variant<Lock, RLock>;
+
+  Condition(std::shared_ptr<InPlaceCondition> state, AnyLock lock);
+  static absl::StatusOr<Condition> CreateWith(AnyLock lock);
+
+  AcquireResult WaitUntil(Deadline deadline);
+  AcquireResult Told(AcquireResult result);
+  void CheckOwned(const char* call) const;
+
+  std::shared_ptr<InPlaceCondition> state_;
+  AnyLock lock_;
+};
+
+}  // namespace mp
+
+#endif  // MP_SYNC_CONDITION_H_

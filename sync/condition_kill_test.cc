@@ -1,0 +1,252 @@
+// A condition's users are killed: at every instruction of each operation, and
+// at random in a storm. Whatever happens, no notification is lost, and who
+// waits goes on.
+
+#include <atomic>
+#include <cstdint>
+#include <mutex>
+#include <optional>
+
+#include "absl/time/time.h"
+#include "gtest/gtest.h"
+#include "mp/sync/condition.h"
+#include "mp/sync/in_place_lock.h"
+#include "mp/sync/kill_test_util.h"
+#include "mp/sync/lock.h"
+#include "mp/testing/child.h"
+#include "mp/testing/kill_stepper.h"
+#include "mp/testing/shared_page.h"
+#include "mp/testing/status_matchers.h"
+#include "mp/testing/storm.h"
+
+// Locks are held across calls that release and acquire them.
+#if defined(__clang__)
+#pragma clang diagnostic ignored "-Wthread-safety-analysis"
+#endif
+
+namespace mp {
+namespace {
+
+using ::mp::testing::ChildProcess;
+using ::mp::testing::KillAtEveryInstruction;
+using ::mp::testing::KillPoint;
+using ::mp::testing::KillReport;
+using ::mp::testing::SharedPage;
+using ::mp::testing::Storm;
+using ::mp::testing::StormReport;
+using ::mp::testing::StormWorker;
+
+class ConditionKillTest : public KillTest {
+ protected:
+  ConditionKillTest() { Reset(); }
+
+  void Reset() {
+    *open_ = false;
+    condition_.emplace(Lock());
+  }
+
+  // A child that waits until it is open, once it is asleep.
+  ChildProcess StartWaiter() {
+    auto waiter = ChildProcess::Start([&] {
+      const std::scoped_lock hold(*condition_);
+      EXPECT_TRUE(
+          condition_->WaitFor([&] { return open_->load(); }, kGenerous));
+    });
+    EXPECT_TRUE(waiter.WaitUntilAsleep());
+    return waiter;
+  }
+
+  void Open() {
+    EXPECT_TRUE(condition_->Acquire(kGenerous));
+    *open_ = true;
+    condition_->NotifyAll();
+    EXPECT_OK(condition_->Release());
+  }
+
+  // Nobody is entered as waiting, and all calls work.
+  void ExpectWell() {
+    EXPECT_TRUE(condition_->Acquire(kGenerous));
+    EXPECT_EQ(condition_->NotifyAll(), 0);
+    EXPECT_FALSE(condition_->Wait(absl::ZeroDuration()));
+    EXPECT_OK(condition_->Release());
+  }
+
+  std::optional<Condition> condition_;
+  SharedPage<std::atomic<bool>> open_;
+};
+
+// It opens, notifies and releases, or dies at that: who waits sees either, and
+// goes on if it is open.
+TEST_F(ConditionKillTest, OpenAndNotify) {
+  std::optional<ChildProcess> waiters[2];
+  Once opened;
+  const auto end_waiters = [&] {
+    for (std::optional<ChildProcess>& waiter : waiters) {
+      if (waiter) waiter->ExpectExit(0);
+      waiter.reset();
+    }
+  };
+  Print("notify all, two asleep",
+        KillAtEveryInstruction({.prepare =
+                                    [&] {
+                                      end_waiters();  // of the first run
+                                      Reset();
+                                      for (auto& waiter : waiters) {
+                                        waiter.emplace(StartWaiter());
+                                      }
+                                    },
+                                .op =
+                                    [&] {
+                                      condition_->Acquire();
+                                      *open_ = true;
+                                      condition_->NotifyAll();
+                                      condition_->Release().IgnoreError();
+                                    },
+                                .check =
+                                    [&](const KillPoint& point) {
+                                      opened.Expect(*open_, point);
+                                      if (!*open_) Open();
+                                      end_waiters();
+                                      ExpectWell();
+                                    },
+                                .first = AnyOf(kStride.sleepers),
+                                .stride = kStride.sleepers}));
+}
+
+TEST_F(ConditionKillTest, WaitThatTimesOut) {
+  Print("wait, timed out",
+        KillAtEveryInstruction(
+            {.prepare = [&] { Reset(); },
+             .op =
+                 [&] {
+                   condition_->Acquire();
+                   (void)condition_->Wait(absl::ZeroDuration());
+                   condition_->Release().IgnoreError();
+                 },
+             .check = [&](const KillPoint&) { ExpectWell(); },
+             .first = AnyOf(kStride.quick),
+             .stride = kStride.quick}));
+}
+
+// Killed before, while and after it waits.
+TEST_F(ConditionKillTest, Wait) {
+  const KillReport report =
+      KillAtEveryInstruction({.prepare = [&] { Reset(); },
+                              .op =
+                                  [&] {
+                                    condition_->Acquire();
+                                    while (!*open_) condition_->Wait();
+                                    condition_->Release().IgnoreError();
+                                  },
+                              .unblock = [&] { Open(); },
+                              .check =
+                                  [&](const KillPoint&) {
+                                    Open();
+                                    ExpectWell();
+                                  },
+                              .first = AnyOf(kStride.slow),
+                              .stride = kStride.slow,
+                              .asleep_after = kAsleepAfter});
+  Print("wait", report);
+  EXPECT_GT(report.sleeps, 0);
+}
+
+// There is one notification. Either the victim has taken what it was for, or
+// the other one gets it.
+TEST_F(ConditionKillTest, WaitBesideAWaiter) {
+  SharedPage<std::atomic<int>> items;
+  std::optional<ChildProcess> other;
+  const auto take = [&] {
+    condition_->Acquire();
+    while (*items == 0 && !*open_) condition_->Wait();
+    if (*items > 0) --*items;
+    condition_->Release().IgnoreError();
+  };
+  const auto put_one = [&] {
+    EXPECT_TRUE(condition_->Acquire(kGenerous));
+    ++*items;
+    condition_->Notify();
+    EXPECT_OK(condition_->Release());
+  };
+  const auto end_other = [&] {
+    if (!other) return;
+    Open();
+    other->ExpectExit(0);
+    other.reset();
+  };
+  int passed_on = 0;
+  Print("wait beside a waiter",
+        KillAtEveryInstruction({.prepare =
+                                    [&] {
+                                      end_other();  // of the first run
+                                      Reset();
+                                      *items = 0;
+                                    },
+                                .op = take,
+                                .unblock =
+                                    [&] {
+                                      other.emplace(ChildProcess::Start(take));
+                                      EXPECT_TRUE(other->WaitUntilAsleep());
+                                      put_one();
+                                    },
+                                .check =
+                                    [&](const KillPoint& point) {
+                                      if (other && *items > 0) {
+                                        // Not taken: without anybody's help,
+                                        // the other one does.
+                                        EXPECT_FALSE(point.completed());
+                                        other->ExpectExit(0);
+                                        other.reset();
+                                        EXPECT_EQ(*items, 0);
+                                        ++passed_on;
+                                      }
+                                      end_other();
+                                      ExpectWell();
+                                    },
+                                .first = AnyOf(kStride.sleepers),
+                                .stride = kStride.sleepers,
+                                .asleep_after = kAsleepAfter}));
+  EXPECT_GT(passed_on, 0);
+}
+
+// ---- The storm
+
+// Producers and consumers of a count, each of which notifies one. Everybody may
+// die with the lock or a notification.
+TEST_F(ConditionKillTest, Storm) {
+  struct State {
+    std::atomic<int> items{0};
+  };
+  SharedPage<State> state;
+  Lock lock;
+  Condition filled(lock);
+  Condition emptied(lock);
+  Storm storm({.kills = 1'000, .max_interval = absl::Milliseconds(1)});
+  storm.AddRole("producer", 3, [&](StormWorker&) {
+    // Whoever comes after a death tells all: here, those of the other condition
+    // too.
+    if (emptied.Acquire() == kOwnerDied) filled.NotifyAll();
+    while (state->items >= 2) {
+      if (emptied.Wait() == kOwnerDied) filled.NotifyAll();
+    }
+    ++state->items;
+    filled.Notify();
+    EXPECT_OK(emptied.Release());
+  });
+  storm.AddRole("consumer", 3, [&](StormWorker&) {
+    if (filled.Acquire() == kOwnerDied) emptied.NotifyAll();
+    while (state->items == 0) {
+      if (filled.Wait() == kOwnerDied) emptied.NotifyAll();
+    }
+    --state->items;
+    emptied.Notify();
+    EXPECT_OK(filled.Release());
+  });
+  const StormReport report = storm.Run();
+  EXPECT_EQ(report.kills, storm.kills());
+  EXPECT_GE(state->items, 0);
+  EXPECT_LE(state->items, 2);
+}
+
+}  // namespace
+}  // namespace mp

@@ -5,11 +5,14 @@
 #include <atomic>
 #include <cstdint>
 #include <mutex>
+#include <new>
 #include <optional>
 
 #include "absl/time/time.h"
 #include "gtest/gtest.h"
+#include "mp/base/deadline.h"
 #include "mp/sync/condition.h"
+#include "mp/sync/in_place_condition.h"
 #include "mp/sync/in_place_lock.h"
 #include "mp/sync/kill_test_util.h"
 #include "mp/sync/lock.h"
@@ -38,41 +41,52 @@ using ::mp::testing::StormWorker;
 
 class ConditionKillTest : public KillTest {
  protected:
+  // In place: all of it is compiled here, as it is for users.
+  struct Monitor {
+    InPlaceLock lock;
+    InPlaceCondition condition;
+    std::atomic<bool> open{false};
+
+    AcquireResult Acquire() {
+      return lock.AcquireUntil(Deadline::After(kGenerous));
+    }
+    void WaitUntilOpen() {
+      while (!open) condition.Wait(lock);
+    }
+  };
+
   ConditionKillTest() { Reset(); }
 
-  void Reset() {
-    *open_ = false;
-    condition_.emplace(Lock());
-  }
+  void Reset() { monitor_ = new (&*page_) Monitor; }
 
   // A child that waits until it is open, once it is asleep.
   ChildProcess StartWaiter() {
     auto waiter = ChildProcess::Start([&] {
-      const std::scoped_lock hold(*condition_);
-      EXPECT_TRUE(
-          condition_->WaitFor([&] { return open_->load(); }, kGenerous));
+      const std::scoped_lock hold(monitor_->lock);
+      monitor_->WaitUntilOpen();
     });
     EXPECT_TRUE(waiter.WaitUntilAsleep());
     return waiter;
   }
 
   void Open() {
-    EXPECT_TRUE(condition_->Acquire(kGenerous));
-    *open_ = true;
-    condition_->NotifyAll();
-    EXPECT_OK(condition_->Release());
+    EXPECT_TRUE(monitor_->Acquire());
+    monitor_->open = true;
+    monitor_->condition.NotifyAll();
+    EXPECT_TRUE(monitor_->lock.Release());
   }
 
   // Nobody is entered as waiting, and all calls work.
   void ExpectWell() {
-    EXPECT_TRUE(condition_->Acquire(kGenerous));
-    EXPECT_EQ(condition_->NotifyAll(), 0);
-    EXPECT_FALSE(condition_->Wait(absl::ZeroDuration()));
-    EXPECT_OK(condition_->Release());
+    EXPECT_TRUE(monitor_->Acquire());
+    EXPECT_EQ(monitor_->condition.NotifyAll(), 0);
+    EXPECT_EQ(monitor_->condition.WaitUntil(monitor_->lock, Deadline::Now()),
+              kTimedOut);
+    EXPECT_TRUE(monitor_->lock.Release());
   }
 
-  std::optional<Condition> condition_;
-  SharedPage<std::atomic<bool>> open_;
+  SharedPage<Monitor> page_;
+  Monitor* monitor_;
 };
 
 // It opens, notifies and releases, or dies at that: who waits sees either, and
@@ -97,15 +111,15 @@ TEST_F(ConditionKillTest, OpenAndNotify) {
                                     },
                                 .op =
                                     [&] {
-                                      condition_->Acquire();
-                                      *open_ = true;
-                                      condition_->NotifyAll();
-                                      condition_->Release().IgnoreError();
+                                      monitor_->lock.Acquire();
+                                      monitor_->open = true;
+                                      monitor_->condition.NotifyAll();
+                                      monitor_->lock.Release();
                                     },
                                 .check =
                                     [&](const KillPoint& point) {
-                                      opened.Expect(*open_, point);
-                                      if (!*open_) Open();
+                                      opened.Expect(monitor_->open, point);
+                                      if (!monitor_->open) Open();
                                       end_waiters();
                                       ExpectWell();
                                     },
@@ -114,18 +128,19 @@ TEST_F(ConditionKillTest, OpenAndNotify) {
 }
 
 TEST_F(ConditionKillTest, WaitThatTimesOut) {
-  Print("wait, timed out",
-        KillAtEveryInstruction(
-            {.prepare = [&] { Reset(); },
-             .op =
-                 [&] {
-                   condition_->Acquire();
-                   (void)condition_->Wait(absl::ZeroDuration());
-                   condition_->Release().IgnoreError();
-                 },
-             .check = [&](const KillPoint&) { ExpectWell(); },
-             .first = AnyOf(kStride.quick),
-             .stride = kStride.quick}));
+  Print(
+      "wait, timed out",
+      KillAtEveryInstruction({.prepare = [&] { Reset(); },
+                              .op =
+                                  [&] {
+                                    monitor_->lock.Acquire();
+                                    monitor_->condition.WaitUntil(
+                                        monitor_->lock, Deadline::Now());
+                                    monitor_->lock.Release();
+                                  },
+                              .check = [&](const KillPoint&) { ExpectWell(); },
+                              .first = AnyOf(kStride.quick),
+                              .stride = kStride.quick}));
 }
 
 // Killed before, while and after it waits.
@@ -134,9 +149,9 @@ TEST_F(ConditionKillTest, Wait) {
       KillAtEveryInstruction({.prepare = [&] { Reset(); },
                               .op =
                                   [&] {
-                                    condition_->Acquire();
-                                    while (!*open_) condition_->Wait();
-                                    condition_->Release().IgnoreError();
+                                    monitor_->lock.Acquire();
+                                    monitor_->WaitUntilOpen();
+                                    monitor_->lock.Release();
                                   },
                               .unblock = [&] { Open(); },
                               .check =
@@ -157,16 +172,18 @@ TEST_F(ConditionKillTest, WaitBesideAWaiter) {
   SharedPage<std::atomic<int>> items;
   std::optional<ChildProcess> other;
   const auto take = [&] {
-    condition_->Acquire();
-    while (*items == 0 && !*open_) condition_->Wait();
+    monitor_->lock.Acquire();
+    while (*items == 0 && !monitor_->open) {
+      monitor_->condition.Wait(monitor_->lock);
+    }
     if (*items > 0) --*items;
-    condition_->Release().IgnoreError();
+    monitor_->lock.Release();
   };
   const auto put_one = [&] {
-    EXPECT_TRUE(condition_->Acquire(kGenerous));
+    EXPECT_TRUE(monitor_->Acquire());
     ++*items;
-    condition_->Notify();
-    EXPECT_OK(condition_->Release());
+    monitor_->condition.Notify();
+    EXPECT_TRUE(monitor_->lock.Release());
   };
   const auto end_other = [&] {
     if (!other) return;

@@ -10,6 +10,7 @@
 #include "mp/pool/pool.h"
 #include "mp/pool/worker_died.h"
 #include "mp/process/process.h"
+#include "mp/sync/barrier.h"
 #include "mp/sync/condition.h"
 #include "mp/sync/event.h"
 #include "mp/sync/in_place_condition.h"

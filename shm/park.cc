@@ -13,7 +13,11 @@ ParkResult Park(const FutexWord& word, uint32_t expected,
   for (const Token token : watched.tokens()) {
     uint32_t alive = 0;
     const FutexWord* const life = Liveness::Watch(token, &alive);
-    if (life != nullptr) words[count++] = {life, alive};
+    if (life != nullptr) {
+      words[count++] = {life, alive};
+    } else if (Liveness::IsDead(token)) {
+      return ParkResult::kRetry;  // since the caller looked
+    }
   }
   const bool woken =
       FutexWaitAny({words, count}, deadline.Sooner(slices.nanos()));

@@ -86,6 +86,11 @@ int Condition::NotifyAll() {
   return state_->NotifyAll();
 }
 
+void Condition::set_repair(std::function<void()> repair) {
+  std::visit([&repair](auto& lock) { lock.set_repair(std::move(repair)); },
+             lock_);
+}
+
 std::string Condition::ToString() const {
   return absl::StrCat(
       "Condition(",

@@ -22,9 +22,8 @@
 // If a process dies: notifications never go to dead waiters, and one that a
 // process was killed with goes to another one, a quarter of a second later at
 // the latest. If the holder of the lock dies, perhaps after a change that it
-// has not told, all waiters are notified: by the next call of Wait() or
-// Acquire() that returns kOwnerDied. Who acquires the lock through a handle of
-// its own calls NotifyAll() after kOwnerDied.
+// has not told, all waiters go on and look, those of other conditions of the
+// same lock, too: as a rule at once, a quarter of a second later at the latest.
 //
 // Memory ordering is the lock's. Threads: all calls are safe from any thread.
 // Fork: a child of a waiter does not wait. Not for signal handlers.
@@ -37,6 +36,7 @@
 #define MP_SYNC_CONDITION_H_
 
 #include <chrono>
+#include <functional>
 #include <memory>
 #include <string>
 #include <utility>
@@ -94,7 +94,7 @@ class Condition {
   // Releases the lock, an RLock however often it is held, waits to be notified,
   // and acquires the lock again, which `timeout` does not limit:
   //
-  //   kAcquired   was notified
+  //   kAcquired   was notified, or is to look because a holder died
   //   kTimedOut   was not in time; converts to false
   //   kOwnerDied  the lock's last holder died, so look: perhaps it could not
   //               notify any more. The lock's repair callback has run; here, it
@@ -105,7 +105,7 @@ class Condition {
 
   // Waits until `predicate()`, which is called with the lock held, at once and
   // after each notification. Returns what it said last: false only after
-  // `timeout`.
+  // `timeout`. Does not tell that a holder died: set a repair callback.
   template <class Predicate>
   bool WaitFor(Predicate predicate,
                absl::Duration timeout = absl::InfiniteDuration()) {
@@ -123,6 +123,9 @@ class Condition {
 
   // "Condition(RLock(owner=None), 2)": the lock, and how many wait. A hint.
   std::string ToString() const;
+
+  // As Lock::set_repair(), for this handle of the lock and later copies.
+  void set_repair(std::function<void()> repair);
 
   // Whether both are handles of the same condition.
   friend bool operator==(const Condition& a, const Condition& b) {

@@ -300,6 +300,52 @@ TEST_P(ConditionTest, WhoAcquiresAfterADeathNotifiesAll) {
   for (ChildProcess& waiter : waiters) waiter.ExpectExit(0);
 }
 
+// And that other one knows only the lock.
+TEST_P(ConditionTest, TheLockIsTakenOverBehindTheCondition) {
+  Lock lock;
+  RLock rlock;
+  Condition condition = recursive() ? Condition(rlock) : Condition(lock);
+  SharedPage<std::atomic<bool>> open(false);
+  auto waiter = ChildProcess::Start([&] {
+    const std::scoped_lock hold(condition);
+    while (!*open) EXPECT_EQ(condition.Wait(), kAcquired);
+  });
+  ASSERT_TRUE(waiter.WaitUntilAsleep());
+  EXPECT_TRUE(waiter.Stop());
+  ChildProcess::Start([&] {
+    condition.Acquire();
+    *open = true;
+    raise(SIGKILL);
+  }).ExpectSignal(SIGKILL);
+  if (recursive()) {
+    const std::scoped_lock hold(rlock);
+  } else {
+    const std::scoped_lock hold(lock);
+  }
+  waiter.Continue();
+  waiter.ExpectExit(0);
+}
+
+TEST_P(ConditionTest, ALateComerGetsNoNotificationOfTheDead) {
+  auto waiter = StartWaiter();
+  {
+    const std::scoped_lock hold(condition_);
+    EXPECT_EQ(condition_.Notify(), 1);
+    waiter.Kill();
+    waiter.ExpectSignal(SIGKILL);
+  }
+  const std::scoped_lock hold(condition_);
+  EXPECT_EQ(condition_.Wait(absl::Milliseconds(30)), kTimedOut);
+}
+
+TEST_P(ConditionTest, SetRepairThroughTheCondition) {
+  int repaired = 0;
+  condition_.set_repair([&] { ++repaired; });
+  ChildProcess::Start([&] { condition_.Acquire(); }).ExpectExit(0);
+  const std::scoped_lock hold(condition_);
+  EXPECT_EQ(repaired, 1);
+}
+
 TEST_P(ConditionTest, TheRepairCallbackRunsBeforeWaitReturns) {
   RLock rlock;
   Lock lock;

@@ -23,9 +23,10 @@
 // happens under the user's lock, which knows if its holder died.
 //
 // A holder may die when it has changed what others wait for and has not told
-// them. So whoever acquires the lock and gets kOwnerDied repairs what the lock
-// protects and calls NotifyAll(). Wait does the latter itself, and ends if the
-// lock's holder is dead.
+// them. So all who wait look again when the lock has been taken over from a
+// dead holder: by themselves, a quarter of a second later at the latest, or as
+// soon as who took it over calls NotifyAll(). If they see the death first, one
+// of them takes the lock over.
 
 #ifndef MP_SYNC_IN_PLACE_CONDITION_H_
 #define MP_SYNC_IN_PLACE_CONDITION_H_
@@ -63,7 +64,8 @@ class BasicInPlaceCondition {
   // Releases the lock, which the caller must hold (a recursive one however
   // often), waits to be notified, and acquires the lock again:
   //
-  //   kAcquired   was notified
+  //   kAcquired   was notified, or the lock has been taken over from a dead
+  //               holder meanwhile, which is to be taken for a notification
   //   kTimedOut   the deadline passed; the lock is held all the same
   //   kOwnerDied  the lock's last holder died; all waiters have been notified
   //
@@ -99,7 +101,7 @@ class BasicInPlaceCondition {
   struct Slot {
     typename Platform::template Atomic<uint32_t> state{kFree};
     typename Platform::template Atomic<Token> waiter{kNoToken};
-    // In which they came. Wraps.
+    // When it came, or when it was notified: the order of all that. Wraps.
     typename Platform::template Atomic<uint32_t> ticket{0};
 
     bool Is(State is) const {
@@ -110,11 +112,6 @@ class BasicInPlaceCondition {
     }
     // With the lock held.
     void Free() { state.store(kFree, std::memory_order_relaxed); }
-    void Signal() {
-      if (state.exchange(kNotified, std::memory_order_relaxed) == kAsleep) {
-        Platform::Unpark(state, 1);
-      }
-    }
   };
 
   // What a condition needs of both kinds of locks.
@@ -144,14 +141,17 @@ class BasicInPlaceCondition {
   Slot* Register();
   // With the lock held: who has waited longest, null if nobody waits.
   Slot* Oldest();
+  // With the lock held.
+  void Signal(Slot& slot);
   // With the lock held. A notification that a dead process has not used goes to
-  // another one, before it is forgotten: a death here could only double it.
+  // another one, if that has waited already when it was sent.
   void PassOnFromTheDead();
 
-  // Until it is notified, something must be done under the lock, or the
-  // deadline has passed; then false.
+  // Until it is notified, something must be done under the lock, which has been
+  // taken over so often before, or the deadline has passed; then false.
   template <class Lock>
-  bool Sleep(Slot& own, const Lock& lock, Deadline deadline);
+  bool Sleep(Slot& own, const Lock& lock, uint32_t takeovers,
+             Deadline deadline);
 
   Slot slots_[kMaxWaiters];
   typename Platform::template Atomic<uint32_t> used_{0};
@@ -176,11 +176,12 @@ AcquireResult BasicInPlaceCondition<Platform>::WaitUntil(Lock& lock,
   MP_CHECK(Owns(lock)) << "to wait for a condition one must hold its lock";
   Slot* const slot = Register();
   const uint32_t depth = Depth(lock);
+  const uint32_t takeovers = lock.takeovers();
   for (;;) {
     ReleaseAll(lock, depth);
     bool in_time = true;
     if (slot != nullptr) {
-      in_time = Sleep(*slot, lock, deadline);
+      in_time = Sleep(*slot, lock, takeovers, deadline);
     } else {
       ParkSlices slices;
       in_time = Platform::Park(table_full_, 0, WatchList(), deadline, slices) !=
@@ -190,7 +191,7 @@ AcquireResult BasicInPlaceCondition<Platform>::WaitUntil(Lock& lock,
     bool notified = in_time;
     if (slot != nullptr) {
       PassOnFromTheDead();
-      notified = slot->Is(kNotified);
+      notified = slot->Is(kNotified) || lock.takeovers() != takeovers;
       if (!notified && in_time && result == kAcquired) continue;
       slot->Free();
     }
@@ -209,7 +210,7 @@ int BasicInPlaceCondition<Platform>::Notify(int count) {
   while (notified < count) {
     Slot* const oldest = Oldest();
     if (oldest == nullptr) break;
-    oldest->Signal();
+    Signal(*oldest);
     ++notified;
   }
   return notified;
@@ -219,7 +220,9 @@ template <class Platform>
 int BasicInPlaceCondition<Platform>::waiters() {
   return static_cast<int>(
       std::count_if(slots().begin(), slots().end(), [](Slot& slot) {
-        return (slot.Is(kSpinning) || slot.Is(kAsleep)) && !slot.IsDead();
+        // Acquire: see Register().
+        const uint32_t state = slot.state.load(std::memory_order_acquire);
+        return (state == kSpinning || state == kAsleep) && !slot.IsDead();
       }));
 }
 
@@ -267,17 +270,31 @@ auto BasicInPlaceCondition<Platform>::Oldest() -> Slot* {
 }
 
 template <class Platform>
+void BasicInPlaceCondition<Platform>::Signal(Slot& slot) {
+  slot.ticket.store(next_ticket_.load(std::memory_order_relaxed),
+                    std::memory_order_relaxed);
+  if (slot.state.exchange(kNotified, std::memory_order_relaxed) == kAsleep) {
+    Platform::Unpark(slot.state, 1);
+  }
+}
+
+template <class Platform>
 void BasicInPlaceCondition<Platform>::PassOnFromTheDead() {
   for (Slot& slot : slots()) {
     if (!slot.Is(kNotified) || !slot.IsDead()) continue;
-    if (Slot* const oldest = Oldest()) oldest->Signal();
+    const uint32_t sent = slot.ticket.load(std::memory_order_relaxed);
     slot.Free();
+    Slot* const oldest = Oldest();
+    if (oldest == nullptr) continue;
+    const uint32_t came = oldest->ticket.load(std::memory_order_relaxed);
+    if (static_cast<int32_t>(came - sent) < 0) Signal(*oldest);
   }
 }
 
 template <class Platform>
 template <class Lock>
 bool BasicInPlaceCondition<Platform>::Sleep(Slot& own, const Lock& lock,
+                                            uint32_t takeovers,
                                             Deadline deadline) {
   const auto notified = [&own] { return own.Is(kNotified); };
   if (notified()) return true;
@@ -297,7 +314,8 @@ bool BasicInPlaceCondition<Platform>::Sleep(Slot& own, const Lock& lock,
     }
     const Token owner = lock.owner();
     list.Add(owner);
-    return owner == kNoToken || !Platform::IsDead(owner);
+    return lock.takeovers() == takeovers &&
+           (owner == kNoToken || !Platform::IsDead(owner));
   };
   ParkSlices slices;
   for (;;) {

@@ -7,7 +7,7 @@
 //     int64_t balance;
 //   };
 //
-// 8 bytes, standard layout, unlocked when zero-filled, no destructor needed.
+// 12 bytes, standard layout, unlocked when zero-filled, no destructor needed.
 // All processes that use it must belong to one family (mp/shm/liveness.h): a
 // program and what it forks after its first use of shared objects.
 //
@@ -92,6 +92,12 @@ class ABSL_LOCKABLE BasicInPlaceLock {
     return word_.load(std::memory_order_relaxed) & kTokenMask;
   }
 
+  // How often the lock was taken over from a dead holder, so that others can
+  // tell later that it was. Wraps.
+  uint32_t takeovers() const {
+    return takeovers_.load(std::memory_order_relaxed);
+  }
+
   // The standard Lockable requirements. They take over from a dead holder, too,
   // but do not tell.
   void lock() ABSL_EXCLUSIVE_LOCK_FUNCTION() { Acquire(); }
@@ -140,11 +146,12 @@ class ABSL_LOCKABLE BasicInPlaceLock {
 
   typename Platform::template Atomic<uint32_t> word_{0};
   AdaptiveSpin<Platform, kSpinForLock> spin_;
+  typename Platform::template Atomic<uint32_t> takeovers_{0};
 };
 
 using InPlaceLock = BasicInPlaceLock<KernelPlatform>;
 
-static_assert(sizeof(InPlaceLock) == 8);
+static_assert(sizeof(InPlaceLock) == 12);
 static_assert(std::is_standard_layout_v<InPlaceLock>);
 static_assert(std::is_trivially_destructible_v<InPlaceLock>);
 
@@ -191,6 +198,8 @@ AcquireResult BasicInPlaceLock<Platform>::AcquireSlow(Deadline deadline) {
       if (word_.compare_exchange_weak(
               word, self | (word & kSleepers) | sleepers,
               std::memory_order_acquire, std::memory_order_relaxed)) {
+        // If this process dies first, the next one counts.
+        takeovers_.store(takeovers() + 1, std::memory_order_relaxed);
         return kOwnerDied;
       }
       continue;

@@ -42,7 +42,7 @@ struct Account {
   int64_t balance;
 };
 static_assert(std::is_standard_layout_v<Account>);
-static_assert(sizeof(Account) == 16);
+static_assert(sizeof(Account) == 24);
 
 // An account in a mapping of the user's own: zero-filled, nothing constructed.
 class InPlaceLockTest : public testing::ProcessTest {

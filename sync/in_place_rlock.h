@@ -71,6 +71,7 @@ class BasicInPlaceRLock {
   uint32_t depth() const { return depth_; }
   bool IsHeld() const { return lock_.IsHeld(); }
   Token owner() const { return lock_.owner(); }
+  uint32_t takeovers() const { return lock_.takeovers(); }
 
   // The standard Lockable requirements. They take over from a dead holder, too,
   // but do not tell.

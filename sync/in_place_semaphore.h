@@ -22,6 +22,7 @@
 #include <type_traits>
 
 #include "absl/base/optimization.h"
+#include "mp/base/check.h"
 #include "mp/base/deadline.h"
 #include "mp/shm/adaptive_spin.h"
 #include "mp/shm/gate.h"
@@ -38,7 +39,9 @@ class BasicInPlaceSemaphore {
   static constexpr uint32_t kMaxValue = (uint32_t{1} << 31) - 1;
 
   // REQUIRES: value <= kMaxValue.
-  constexpr explicit BasicInPlaceSemaphore(uint32_t value = 0) : word_(value) {}
+  constexpr explicit BasicInPlaceSemaphore(uint32_t value = 0) : word_(value) {
+    MP_CHECK(value <= kMaxValue) << value;
+  }
   BasicInPlaceSemaphore(const BasicInPlaceSemaphore&) = delete;
   BasicInPlaceSemaphore& operator=(const BasicInPlaceSemaphore&) = delete;
 

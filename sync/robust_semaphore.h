@@ -107,7 +107,7 @@ class BasicRobustSemaphore {
   using Semaphore = BasicInPlaceSemaphore<Platform>;
 
   // How long a call that must not block waits for a transfer of another process
-  // to end, which takes some ten nanoseconds unless that process is stopped.
+  // to end, which takes some ten nanoseconds unless that process does not run.
   static constexpr absl::Duration kTransferTime = absl::Milliseconds(1);
 
   static constexpr uint32_t kMark = ~Semaphore::kValueMask;
@@ -208,8 +208,9 @@ class BasicRobustSemaphore {
   bool Transfer(Account& account, uint64_t content, Change change) {
     uint32_t word = semaphore_.word_.load(std::memory_order_relaxed);
     const uint32_t mark = ~word & kMark;
-    intended_content_.store(content, std::memory_order_relaxed);
-    // Release: the content is there before the target is.
+    // Release: the last intent is erased before this one is written, and this
+    // content is there before its target is.
+    intended_content_.store(content, std::memory_order_release);
     intended_target_.store(
         mark | kIntended | static_cast<uint32_t>(&account - accounts().data()),
         std::memory_order_release);
@@ -254,11 +255,11 @@ class BasicRobustSemaphore {
     {
       const Hold hold(*this, deadline);
       if (!hold) return false;
-      while (Account* const account = Find(of_the_dead)) {
-        const uint32_t permits =
-            PermitsOf(account->load(std::memory_order_relaxed));
-        GiveBack(*account, permits);
-        any = any || permits > 0;
+      for (Account& account : accounts()) {
+        const uint64_t content = account.load(std::memory_order_relaxed);
+        if (!of_the_dead(content)) continue;
+        GiveBack(account, PermitsOf(content));
+        any = true;  // an account is free, if not a permit
       }
     }
     if (any) NotifySleepers();
@@ -268,6 +269,8 @@ class BasicRobustSemaphore {
   template <class Take>
   bool WaitUntil(Take take, Deadline deadline) {
     const auto watch_holders = [this](WatchList& list) {
+      // Who saw the last permit taken sees the account that announced it.
+      std::atomic_thread_fence(std::memory_order_acquire);
       return Find([&list](uint64_t content) {
                const Token owner = OwnerOf(content);
                list.Add(owner);
@@ -277,7 +280,11 @@ class BasicRobustSemaphore {
     bool expired = deadline == Deadline::Now();
     for (;;) {
       if (TakeBackFromTheDead(deadline) && take()) break;
-      if (expired) return false;
+      if (expired) {
+        // It may have been woken and then had no time for the transfer.
+        semaphore_.PassOn();
+        return false;
+      }
       if (semaphore_.gate_.Wait(semaphore_.spin_, take, deadline,
                                 watch_holders)) {
         break;
@@ -302,7 +309,6 @@ class BasicRobustSemaphore {
   BasicInPlaceLock<Platform> lock_;
   typename Platform::template Atomic<uint64_t> intended_content_{0};
   typename Platform::template Atomic<uint32_t> intended_target_{0};
-  uint32_t padding_ = 0;
 };
 
 using RobustSemaphore = BasicRobustSemaphore<KernelPlatform>;

@@ -14,7 +14,7 @@ namespace mp {
 namespace {
 
 // Fewer would not make it smaller than two cache lines.
-constexpr int kFewestAccounts = 10;
+constexpr int kFewestAccounts = 9;
 
 }  // namespace
 

@@ -10,7 +10,7 @@
 // A Semaphore is a handle: small, cheap to copy, and every copy means the same
 // semaphore, in this process and in the children that inherit it by fork. The
 // semaphore itself is 128 bytes of anonymous shared memory, and 8 more for each
-// permit beyond ten that it begins with; it goes when the last process drops
+// permit beyond nine that it begins with; it goes when the last process drops
 // its last handle. A moved-from handle may only be assigned to or destroyed.
 //
 // There are two ways to have a permit:
@@ -18,12 +18,15 @@
 //   - lock() and unlock(), or a guard such as std::scoped_lock or
 //     std::unique_lock that calls them: the permit is on the account of the
 //     calling process, and comes back if the process dies. At most as many
-//     processes as there were permits at first (if that is less than ten, ten;
-//     never more than can live, kMaxLiveProcesses) have an account at once;
-//     others wait for one.
+//     processes as there were permits at first (if that is less than nine,
+//     nine; never more than can live, kMaxLiveProcesses) have an account at
+//     once; others wait for one.
 //   - Acquire() and Release(): the permit is anonymous, any process may give it
 //     back, and if a process dies in between, the permit is gone. This is for
 //     permits that one process adds and another takes.
+//
+// unlock() gives back what lock() took, and Release() what Acquire() took: a
+// Release() of a permit on an account would make two of it.
 //
 // Acquire and release are one atomic operation each and no system call, if
 // nobody has to wait; lock and unlock three. A waiter spins for a few
@@ -40,7 +43,7 @@
 // with one on its account, is visible to process Y after it has taken that
 // permit. Threads: all calls are safe from any thread; the account is the
 // process's. Fork: a child has nothing on its account. Signal handlers may call
-// Release() and value().
+// value(), and Release() where it cannot fail.
 //
 // Differs from Python's: guards survive the death of the holder; Release(n);
 // timeouts are on the monotonic clock.
@@ -102,6 +105,8 @@ class Semaphore {
   // ---- Permits on the account of this process: the standard TimedLockable
   // requirements.
 
+  // try_lock() may fail for no reason if a process that is just taking or
+  // giving back a permit does not run for a millisecond.
   void lock() { state_->LockUntil(Deadline::Infinite()); }
   [[nodiscard]] bool try_lock() { return state_->LockUntil(Deadline::Now()); }
   template <class Rep, class Period>
@@ -122,7 +127,8 @@ class Semaphore {
   // it did not have, the permit is dropped.
   void unlock();
 
-  // How many permits there are. A hint by the time it is returned.
+  // How many permits there are, without those of dead processes that nobody has
+  // needed yet. A hint by the time it is returned.
   int value() const { return static_cast<int>(state_->value()); }
   // Whether there is none (Python 3.14).
   bool Locked() const { return value() == 0; }

@@ -260,7 +260,7 @@ TEST_F(SemaphoreTest, UnlockByWhoHasNoneAborts) {
   EXPECT_EQ(semaphore.value(), 2);
 }
 
-// More processes than have an account at once, which are ten here.
+// More processes than have an account at once, which are nine here.
 TEST_F(SemaphoreTest, ManyProcessesTakeTurns) {
   constexpr int kProcesses = 24;
   Semaphore semaphore(3);
@@ -294,8 +294,8 @@ TEST_F(SemaphoreTest, MorePermitsThanAccounts) {
       semaphore.unlock();
     }));
   }
-  while (*holding < 10) absl::SleepFor(absl::Milliseconds(1));
-  EXPECT_FALSE(semaphore.try_lock()) << "an eleventh account";
+  while (*holding < 9) absl::SleepFor(absl::Milliseconds(1));
+  EXPECT_FALSE(semaphore.try_lock()) << "a tenth account";
   EXPECT_TRUE(semaphore.Acquire(absl::ZeroDuration())) << "needs none";
   EXPECT_OK(semaphore.Release());
   *go_on = true;

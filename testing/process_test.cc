@@ -29,6 +29,7 @@ ProcessTest::~ProcessTest() {
 // see the reference count of an absl::Status in the distribution's Abseil,
 // which is not instrumented, and takes the last thread's deletion for a race
 // with what other threads read before they let go.
-extern "C" const char* __tsan_default_suppressions() {
+// Weak: a program may have its own.
+extern "C" __attribute__((weak)) const char* __tsan_default_suppressions() {
   return "race:absl::*Status::Unref\n";
 }

@@ -53,11 +53,7 @@ bool SimulatedMachine::IsDead(Token token) const {
 
 void SimulatedMachine::Step() {
   std::unique_lock<std::mutex> lock(mutex_);
-  Process& process = processes_[self_];
-  const auto doomed = doomed_.find(self_);
-  if (doomed != doomed_.end() && ++process.steps == doomed->second) {
-    process.to_be_killed = true;
-  }
+  CountStep(processes_[self_]);
   PickNext();
   AwaitTurn(lock);
 }
@@ -67,6 +63,7 @@ void SimulatedMachine::Sleep(const void* word, const WatchList& watched,
   std::unique_lock<std::mutex> lock(mutex_);
   Process& process = processes_[self_];
   process.state = State::kAsleep;
+  CountStep(process);
   process.word = word;
   process.watched = watched;
   process.timed = timed;
@@ -91,6 +88,13 @@ int SimulatedMachine::Wake(const void* word, int count) {
     ++woken;
   }
   return woken;
+}
+
+void SimulatedMachine::CountStep(Process& process) {
+  const auto doomed = doomed_.find(self_);
+  if (doomed == doomed_.end() || ++process.steps != doomed->second) return;
+  process.to_be_killed = true;
+  process.state = State::kReady;  // to die, also if it would sleep
 }
 
 void SimulatedMachine::AwaitTurn(std::unique_lock<std::mutex>& lock) {

@@ -109,6 +109,7 @@ class SimulatedMachine {
     std::condition_variable has_turn;
   };
 
+  void CountStep(Process& process);
   // Until it is the calling process's turn. If that is killed, the call
   // releases the lock and does not return.
   void AwaitTurn(std::unique_lock<std::mutex>& lock);

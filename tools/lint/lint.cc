@@ -487,6 +487,7 @@ constexpr Exemption kTestedElsewhere[] = {
     {"tools/lint/lint.h", "tools/lint/lint_rules_test.cc"},
 };
 constexpr Exemption kMeasuredElsewhere[] = {
+    {"sync/barrier_state.h", "sync/barrier_benchmark.cc"},
     {"sync/chrono.h", "sync/lock_benchmark.cc"},
     {"sync/in_place_condition.h", "sync/condition_benchmark.cc"},
     {"sync/in_place_event.h", "sync/event_benchmark.cc"},

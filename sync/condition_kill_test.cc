@@ -238,7 +238,7 @@ TEST_F(ConditionKillTest, Storm) {
   Lock lock;
   Condition filled(lock);
   Condition emptied(lock);
-  Storm storm({.kills = 1'000, .max_interval = absl::Milliseconds(1)});
+  Storm storm({.kills = 500, .max_interval = absl::Milliseconds(1)});
   storm.AddRole("producer", 3, [&](StormWorker&) {
     const std::scoped_lock hold(lock);
     while (state->items >= 2) emptied.Wait();

@@ -134,7 +134,7 @@ TEST_F(EventKillTest, WaitBesideASleeper) {
     if (sleeper) sleeper->ExpectExit(0);
     sleeper.reset();
   };
-  constexpr int64_t kStrideBesideASleeper = 61;
+  const int64_t stride = 8 * kStride.sleepers;  // it sleeps long
   Print("wait beside a sleeper",
         KillAtEveryInstruction({.prepare =
                                     [&] {
@@ -150,8 +150,8 @@ TEST_F(EventKillTest, WaitBesideASleeper) {
                                       end_sleeper();
                                       ExpectWell();
                                     },
-                                .first = AnyOf(kStrideBesideASleeper),
-                                .stride = kStrideBesideASleeper,
+                                .first = AnyOf(stride),
+                                .stride = stride,
                                 .asleep_after = kAsleepAfter}));
 }
 

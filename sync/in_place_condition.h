@@ -141,7 +141,8 @@ class BasicInPlaceCondition {
   Slot* Register();
   // With the lock held: who has waited longest, null if nobody waits.
   Slot* Oldest();
-  // With the lock held.
+  // With the lock held, which is what orders the notifier's changes before the
+  // waiter's looks.
   void Signal(Slot& slot);
   // With the lock held. A notification that a dead process has not used goes to
   // another one, if that has waited already when it was sent.

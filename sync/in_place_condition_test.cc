@@ -162,7 +162,7 @@ struct Monitor {
 // Three take six items that two make, one by one. Nobody returns who was not
 // notified, so nobody needs a loop. One acquires its lock twice.
 TYPED_TEST(InPlaceConditionInterleavingsTest, EachNotificationLetsOneGo) {
-  for (uint64_t seed = 0; seed < 300; ++seed) {
+  for (uint64_t seed = 0; seed < 150; ++seed) {
     Monitor<TypeParam> monitor;
     SimulatedMachine machine(seed);
     int items = 0;
@@ -202,7 +202,7 @@ TYPED_TEST(InPlaceConditionInterleavingsTest, EachNotificationLetsOneGo) {
 
 // Who notifies and then waits does not get its own notification.
 TYPED_TEST(InPlaceConditionInterleavingsTest, NobodyOvertakes) {
-  for (uint64_t seed = 0; seed < 300; ++seed) {
+  for (uint64_t seed = 0; seed < 150; ++seed) {
     Monitor<TypeParam> monitor;
     SimulatedMachine machine(seed);
     int turn = 0;
@@ -225,7 +225,7 @@ TYPED_TEST(InPlaceConditionInterleavingsTest, NobodyOvertakes) {
 
 // Giving up leaves nothing behind, and loses no notification of others.
 TYPED_TEST(InPlaceConditionInterleavingsTest, SomeAreImpatient) {
-  for (uint64_t seed = 0; seed < 300; ++seed) {
+  for (uint64_t seed = 0; seed < 150; ++seed) {
     Monitor<TypeParam> monitor;
     SimulatedMachine machine(seed);
     int items = 0;
@@ -257,7 +257,7 @@ TYPED_TEST(InPlaceConditionInterleavingsTest, SomeAreImpatient) {
 // A waiter dies, wherever. There are items enough for the other one.
 TYPED_TEST(InPlaceConditionInterleavingsTest, ADeathAtEveryStepOfAWaiter) {
   int64_t deaths = 0;
-  for (uint64_t seed = 0; seed < 20; ++seed) {
+  for (uint64_t seed = 0; seed < 10; ++seed) {
     deaths +=
         KillAtEveryStep(seed, /*victim=*/0, [&](SimulatedMachine& machine) {
           Monitor<TypeParam> monitor;
@@ -278,7 +278,7 @@ TYPED_TEST(InPlaceConditionInterleavingsTest, ADeathAtEveryStepOfAWaiter) {
         });
     ASSERT_FALSE(::testing::Test::HasFailure());
   }
-  EXPECT_GT(deaths, 200);
+  EXPECT_GT(deaths, 100);
 }
 
 // So many wait for one item, of which one is notified. Who takes the item tells
@@ -309,20 +309,20 @@ void TakeTheOnlyItem(SimulatedMachine& machine, size_t waiters) {
 // another one does.
 TYPED_TEST(InPlaceConditionInterleavingsTest, TheDeadLoseNoNotification) {
   int64_t deaths = 0;
-  for (uint64_t seed = 0; seed < 20; ++seed) {
+  for (uint64_t seed = 0; seed < 10; ++seed) {
     deaths +=
         KillAtEveryStep(seed, /*victim=*/0, [](SimulatedMachine& machine) {
           TakeTheOnlyItem<TypeParam>(machine, /*waiters=*/2);
         });
     ASSERT_FALSE(::testing::Test::HasFailure());
   }
-  EXPECT_GT(deaths, 200);
+  EXPECT_GT(deaths, 100);
 }
 
 // The same when a first one has died already, and the victim may be the one
 // that passes its notification on.
 TYPED_TEST(InPlaceConditionInterleavingsTest, NorDoTwoDead) {
-  for (int64_t step = 10; step < 26; ++step) {
+  for (int64_t step = 10; step < 20; ++step) {
     KillAtEveryStep(/*seed=*/step, /*victim=*/1,
                     [&](SimulatedMachine& machine) {
                       machine.KillAt(0, step);
@@ -336,7 +336,7 @@ TYPED_TEST(InPlaceConditionInterleavingsTest, NorDoTwoDead) {
 // nobody, or half of them.
 TYPED_TEST(InPlaceConditionInterleavingsTest, ADeathAtEveryStepOfANotifier) {
   int64_t deaths = 0;
-  for (uint64_t seed = 0; seed < 20; ++seed) {
+  for (uint64_t seed = 0; seed < 10; ++seed) {
     deaths +=
         KillAtEveryStep(seed, /*victim=*/0, [&](SimulatedMachine& machine) {
           Monitor<TypeParam> monitor;
@@ -359,13 +359,13 @@ TYPED_TEST(InPlaceConditionInterleavingsTest, ADeathAtEveryStepOfANotifier) {
         });
     ASSERT_FALSE(::testing::Test::HasFailure());
   }
-  EXPECT_GT(deaths, 200);
+  EXPECT_GT(deaths, 100);
 }
 
 // Two conditions of one lock. Who dies has put an item and not told those who
 // wait for it; who comes next looks only at the other condition.
 TYPED_TEST(InPlaceConditionInterleavingsTest, ADeathBetweenTwoConditions) {
-  for (uint64_t seed = 0; seed < 20; ++seed) {
+  for (uint64_t seed = 0; seed < 10; ++seed) {
     KillAtEveryStep(seed, /*victim=*/0, [&](SimulatedMachine& machine) {
       TypeParam lock;
       BasicInPlaceCondition<SimulatedPlatform> filled;
@@ -391,7 +391,7 @@ TYPED_TEST(InPlaceConditionInterleavingsTest, ADeathBetweenTwoConditions) {
 }
 
 TYPED_TEST(InPlaceConditionInterleavingsTest, DeathsStrandNobody) {
-  for (uint64_t seed = 0; seed < 300; ++seed) {
+  for (uint64_t seed = 0; seed < 150; ++seed) {
     Monitor<TypeParam> monitor;
     SimulatedMachine machine(seed);
     int items = 0;

@@ -79,7 +79,7 @@ using Simulated = BasicInPlaceSemaphore<SimulatedPlatform>;
 // Two that give permits, one or two at a time, and three that take them, as
 // many in all.
 TEST(InPlaceSemaphoreInterleavingsTest, NobodyNeedsTheEndOfASlice) {
-  for (uint64_t seed = 0; seed < 1'000; ++seed) {
+  for (uint64_t seed = 0; seed < 400; ++seed) {
     Simulated semaphore;
     SimulatedMachine machine(seed);
     int taken = 0;
@@ -103,7 +103,7 @@ TEST(InPlaceSemaphoreInterleavingsTest, NobodyNeedsTheEndOfASlice) {
 // A permit for each holder, and never more holders than permits.
 TEST(InPlaceSemaphoreInterleavingsTest, LetsInAsManyAsThereArePermits) {
   constexpr int kPermits = 2;
-  for (uint64_t seed = 0; seed < 1'000; ++seed) {
+  for (uint64_t seed = 0; seed < 400; ++seed) {
     Simulated semaphore(kPermits);
     SimulatedMachine machine(seed);
     int inside = 0;
@@ -125,7 +125,7 @@ TEST(InPlaceSemaphoreInterleavingsTest, LetsInAsManyAsThereArePermits) {
 // Takers and givers are killed. The givers that are left give enough for
 // everybody, and nobody is left asleep.
 TEST(InPlaceSemaphoreInterleavingsTest, DeathsStrandNobody) {
-  for (uint64_t seed = 0; seed < 1'000; ++seed) {
+  for (uint64_t seed = 0; seed < 400; ++seed) {
     Simulated semaphore;
     SimulatedMachine machine(seed);
     const bool ended = machine.Run(

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <cstdio>
+#include <cstdlib>
 #include <random>
 #include <string>
 
@@ -22,21 +23,24 @@ namespace mp {
 // Never reached: what is not there after this long never will be.
 inline constexpr absl::Duration kGenerous = absl::Seconds(20);
 
-// An optimised build steps through every instruction, but for some where each
-// death takes long because others have to fall asleep first. Other builds have
-// many times as many instructions and skip more. They begin somewhere else each
-// time.
+// Of how many instructions one is stepped through, where a run of all would
+// take too long for every day. Builds that are not optimised have many times as
+// many. A run begins somewhere else each time. With MP_EVERY_INSTRUCTION in the
+// environment, none is left out.
 struct Stride {
   int64_t quick;
   int64_t slow;      // the operation sleeps
-  int64_t sleepers;  // others sleep
+  int64_t sleepers;  // others sleep, and each death waits until they do
 };
+inline const Stride kStride =
+    getenv("MP_EVERY_INSTRUCTION") != nullptr
+        ? Stride{.quick = 1, .slow = 1, .sleepers = 1}
 #if defined(__SANITIZE_ADDRESS__)
-inline constexpr Stride kStride = {.quick = 7, .slow = 14, .sleepers = 28};
+        : Stride{.quick = 7, .slow = 14, .sleepers = 28};
 #elif defined(__OPTIMIZE__)
-inline constexpr Stride kStride = {.quick = 1, .slow = 1, .sleepers = 4};
+        : Stride{.quick = 1, .slow = 2, .sleepers = 8};
 #else
-inline constexpr Stride kStride = {.quick = 1, .slow = 3, .sleepers = 12};
+        : Stride{.quick = 1, .slow = 3, .sleepers = 12};
 #endif
 
 inline int64_t AnyOf(int64_t stride) {

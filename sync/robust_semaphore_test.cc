@@ -92,7 +92,7 @@ bool TakeAndGiveBack(SimulatedMachine& machine, int kills, uint32_t permits,
 }
 
 TEST(RobustSemaphoreInterleavingsTest, WithoutDeaths) {
-  for (uint64_t seed = 0; seed < 400; ++seed) {
+  for (uint64_t seed = 0; seed < 200; ++seed) {
     SimulatedMachine machine(seed);
     EXPECT_TRUE(
         TakeAndGiveBack(machine, /*kills=*/0, /*permits=*/2, /*accounts=*/4));
@@ -103,19 +103,19 @@ TEST(RobustSemaphoreInterleavingsTest, WithoutDeaths) {
 
 TEST(RobustSemaphoreInterleavingsTest, PermitsOfTheDeadComeBack) {
   int counted = 0;
-  for (uint64_t seed = 0; seed < 1'200; ++seed) {
+  for (uint64_t seed = 0; seed < 600; ++seed) {
     const int kills = 1 + static_cast<int>(seed % 3);
     const uint32_t permits = seed % 2 == 0 ? 1 : 2;
     SimulatedMachine machine(seed);
     if (TakeAndGiveBack(machine, kills, permits, /*accounts=*/4)) ++counted;
     ASSERT_FALSE(::testing::Test::HasFailure()) << seed;
   }
-  EXPECT_GT(counted, 400);
+  EXPECT_GT(counted, 200);
 }
 
 TEST(RobustSemaphoreInterleavingsTest, ADeathAtEveryStep) {
   int64_t deaths = 0;
-  for (uint64_t seed = 0; seed < 12; ++seed) {
+  for (uint64_t seed = 0; seed < 6; ++seed) {
     const uint32_t permits = seed % 2 == 0 ? 1 : 2;
     deaths += KillAtEveryStep(seed, /*victim=*/seed / 2 % 3,
                               [&](SimulatedMachine& machine) {
@@ -125,12 +125,12 @@ TEST(RobustSemaphoreInterleavingsTest, ADeathAtEveryStep) {
     ASSERT_FALSE(::testing::Test::HasFailure());
   }
   printf("%lld deaths\n", static_cast<long long>(deaths));
-  EXPECT_GT(deaths, 500);
+  EXPECT_GT(deaths, 300);
 }
 
 // Only the dead could have let the other one in.
 TEST(RobustSemaphoreInterleavingsTest, ADeathAtEveryStepWithTheOnlyPermit) {
-  for (uint64_t seed = 0; seed < 50; ++seed) {
+  for (uint64_t seed = 0; seed < 20; ++seed) {
     KillAtEveryStep(seed, /*victim=*/0, [&](SimulatedMachine& machine) {
       Instance semaphore(1, 1, /*accounts=*/2);
       EXPECT_TRUE(machine.Run(2, /*kills=*/0, [&](size_t) {
@@ -146,7 +146,7 @@ TEST(RobustSemaphoreInterleavingsTest, ADeathAtEveryStepWithTheOnlyPermit) {
 
 // When the permit has gone before it could be put on the account.
 TEST(RobustSemaphoreInterleavingsTest, AFailureLeavesNoAccount) {
-  for (uint64_t seed = 0; seed < 1'000; ++seed) {
+  for (uint64_t seed = 0; seed < 400; ++seed) {
     Instance semaphore(1, 1, /*accounts=*/1);
     SimulatedMachine machine(seed);
     ASSERT_TRUE(machine.Run(3, /*kills=*/0, [&](size_t self) {
@@ -169,7 +169,7 @@ TEST(RobustSemaphoreInterleavingsTest, AFailureLeavesNoAccount) {
 // One or two of four have an account at a time, and the dead ones' are used
 // again.
 TEST(RobustSemaphoreInterleavingsTest, FewAccounts) {
-  for (uint64_t seed = 0; seed < 600; ++seed) {
+  for (uint64_t seed = 0; seed < 300; ++seed) {
     SimulatedMachine machine(seed);
     TakeAndGiveBack(machine, /*kills=*/static_cast<int>(seed % 3),
                     /*permits=*/2, /*accounts=*/1 + seed / 3 % 2);
@@ -179,7 +179,7 @@ TEST(RobustSemaphoreInterleavingsTest, FewAccounts) {
 
 // All permits come at once, and nobody gives one back.
 TEST(RobustSemaphoreInterleavingsTest, AReleaseOfManyLetsAsManyGo) {
-  for (uint64_t seed = 0; seed < 1'000; ++seed) {
+  for (uint64_t seed = 0; seed < 400; ++seed) {
     Instance semaphore(0, 3, /*accounts=*/4);
     SimulatedMachine machine(seed);
     const bool ended = machine.Run(4, /*kills=*/0, [&](size_t self) {
@@ -198,7 +198,7 @@ TEST(RobustSemaphoreInterleavingsTest, AReleaseOfManyLetsAsManyGo) {
 
 // Anonymous permits come and go while transfers are under way.
 TEST(RobustSemaphoreInterleavingsTest, BothKindsOfPermits) {
-  for (uint64_t seed = 0; seed < 1'000; ++seed) {
+  for (uint64_t seed = 0; seed < 400; ++seed) {
     constexpr uint32_t kPermits = 3;
     Instance semaphore(0, Simulated::kMaxValue, /*accounts=*/4);
     SimulatedMachine machine(seed);
@@ -229,7 +229,7 @@ TEST(RobustSemaphoreInterleavingsTest, BothKindsOfPermits) {
 // Who waits for an anonymous permit gets the one of a dead process, too. (An
 // anonymous one dies with its holder, so there is one for that.)
 TEST(RobustSemaphoreInterleavingsTest, AnonymousWaitersTakeBackFromTheDead) {
-  for (uint64_t seed = 0; seed < 1'000; ++seed) {
+  for (uint64_t seed = 0; seed < 400; ++seed) {
     Instance semaphore(2, 2, /*accounts=*/4);
     SimulatedMachine machine(seed);
     const bool ended = machine.Run(4, /*kills=*/3, [&](size_t self) {

@@ -266,7 +266,7 @@ TEST_F(SemaphoreKillTest, TakingBackFromTheDead) {
 TEST_F(SemaphoreKillTest, Storm) {
   constexpr int kPermits = 3;
   Semaphore semaphore(kPermits);
-  Storm storm({.kills = 1'000, .max_interval = absl::Milliseconds(1)});
+  Storm storm({.kills = 500, .max_interval = absl::Milliseconds(1)});
   storm.AddRole("user", 4, [&](StormWorker&) {
     const std::scoped_lock permit(semaphore);
   });

@@ -38,7 +38,7 @@ inline const Stride kStride =
 #if defined(__SANITIZE_ADDRESS__)
         : Stride{.quick = 7, .slow = 14, .sleepers = 28};
 #elif defined(__OPTIMIZE__)
-        : Stride{.quick = 1, .slow = 2, .sleepers = 8};
+        : Stride{.quick = 1, .slow = 4, .sleepers = 16};
 #else
         : Stride{.quick = 1, .slow = 3, .sleepers = 12};
 #endif

@@ -131,9 +131,7 @@ class BasicRobustSemaphore {
    public:
     Hold(BasicRobustSemaphore& semaphore, Deadline deadline)
         : semaphore_(semaphore) {
-      AcquireResult result =
-          semaphore.lock_.TryAcquire() ? kAcquired : kTimedOut;
-      if (!result) result = semaphore.lock_.AcquireUntil(deadline);
+      AcquireResult result = semaphore.lock_.AcquireUntil(deadline);
       if (!result) {
         result = semaphore.lock_.AcquireUntil(Deadline::After(kTransferTime));
       }

@@ -17,9 +17,11 @@
 #include "mp/sync/in_place_event.h"
 #include "mp/sync/in_place_lock.h"
 #include "mp/sync/in_place_rlock.h"
+#include "mp/sync/in_place_rwlock.h"
 #include "mp/sync/in_place_semaphore.h"
 #include "mp/sync/lock.h"
 #include "mp/sync/rlock.h"
+#include "mp/sync/rwlock.h"
 #include "mp/sync/semaphore.h"
 
 #endif  // MP_MP_H_

@@ -84,7 +84,9 @@ class ABSL_LOCKABLE BasicInPlaceLock {
     Platform::Unpark(word_, 1);
   }
 
-  bool IsHeld() const { return word_.load(std::memory_order_relaxed) != 0; }
+  // A hint by the time it is returned. If false, what the last holder did is
+  // visible.
+  bool IsHeld() const { return word_.load(std::memory_order_acquire) != 0; }
 
   // Token of the holder, kNoToken if there is none. A hint by the time it is
   // returned.

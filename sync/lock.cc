@@ -2,8 +2,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "mp/base/check.h"
-#include "mp/shm/liveness.h"
 #include "mp/shm/slab.h"
+#include "mp/sync/owner_name.h"
 
 namespace mp {
 
@@ -26,11 +26,8 @@ absl::Status Lock::Release() {
 }
 
 std::string Lock::ToString() const {
-  const Token owner = state_->owner();
-  if (owner == kNoToken) return "Lock(owner=None)";
-  const pid_t pid = Liveness::Pid(owner);
-  if (pid == 0) return "Lock(owner=died)";
-  return absl::StrCat("Lock(owner=pid ", pid, ")");
+  return absl::StrCat("Lock(owner=", sync_internal::OwnerName(state_->owner()),
+                      ")");
 }
 
 }  // namespace mp

@@ -20,6 +20,9 @@ class Repair {
         std::make_shared<const std::function<void()>>(std::move(callback));
   }
 
+  // Whether there is one.
+  explicit operator bool() const { return callback_ != nullptr; }
+
   // With `lock` held. If the callback throws, the next holder is to repair.
   template <class InPlaceLock>
   void Run(InPlaceLock& lock) const {

@@ -1,11 +1,9 @@
 #include "mp/sync/rlock.h"
 
-#include <sys/types.h>
-
 #include "absl/strings/str_cat.h"
 #include "mp/base/check.h"
-#include "mp/shm/liveness.h"
 #include "mp/shm/slab.h"
+#include "mp/sync/owner_name.h"
 
 namespace mp {
 
@@ -30,11 +28,8 @@ std::string RLock::ToString() const {
   if (state_->IsOwned()) {
     return absl::StrCat("RLock(owner=me, ", state_->depth(), ")");
   }
-  const Token owner = state_->owner();
-  if (owner == kNoToken) return "RLock(owner=None)";
-  const pid_t pid = Liveness::Pid(owner);
-  if (pid == 0) return "RLock(owner=died)";
-  return absl::StrCat("RLock(owner=pid ", pid, ")");
+  return absl::StrCat("RLock(owner=", sync_internal::OwnerName(state_->owner()),
+                      ")");
 }
 
 }  // namespace mp

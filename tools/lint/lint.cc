@@ -483,6 +483,7 @@ constexpr Exemption kTestedElsewhere[] = {
     {"pool/completion.h", "pool/async_result_test.cc"},
     {"pool/executor.h", "pool/process_executor_test.cc"},
     {"sync/chrono.h", "sync/lock_test.cc"},
+    {"sync/owner_name.h", "sync/lock_test.cc"},
     {"sync/repair.h", "sync/lock_test.cc"},
     {"tools/lint/lint.h", "tools/lint/lint_rules_test.cc"},
 };
@@ -493,7 +494,9 @@ constexpr Exemption kMeasuredElsewhere[] = {
     {"sync/in_place_event.h", "sync/event_benchmark.cc"},
     {"sync/in_place_lock.h", "sync/lock_benchmark.cc"},
     {"sync/in_place_rlock.h", "sync/lock_benchmark.cc"},
+    {"sync/in_place_rwlock.h", "sync/rwlock_benchmark.cc"},
     {"sync/in_place_semaphore.h", "sync/lock_benchmark.cc"},
+    {"sync/owner_name.h", "sync/lock_benchmark.cc"},
     {"sync/repair.h", "sync/lock_benchmark.cc"},
     {"sync/rlock.h", "sync/lock_benchmark.cc"},
     {"sync/robust_semaphore.h", "sync/lock_benchmark.cc"},

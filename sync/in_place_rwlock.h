@@ -211,7 +211,8 @@ class ABSL_LOCKABLE BasicInPlaceRWLock {
     return false;
   }
 
-  AcquireResult AcquireSharedSlow(Slot* own, Deadline deadline);
+  AcquireResult AcquireSharedSlow(Slot* own, Deadline deadline)
+      ABSL_NO_THREAD_SAFETY_ANALYSIS;
 
   // ---- With the lock held.
 
@@ -313,7 +314,7 @@ bool BasicInPlaceRWLock<Platform, kSlots>::Release()
 
 template <class Platform, size_t kSlots>
 AcquireResult BasicInPlaceRWLock<Platform, kSlots>::AcquireSharedSlow(
-    Slot* own, Deadline deadline) ABSL_NO_THREAD_SAFETY_ANALYSIS {
+    Slot* own, Deadline deadline) {
   // Not for the lock itself: readers that take turns with it would make each
   // other come here again and again.
   if (own != nullptr && deadline != Deadline::Now() &&

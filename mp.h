@@ -10,6 +10,10 @@
 #include "mp/pool/pool.h"
 #include "mp/pool/worker_died.h"
 #include "mp/process/process.h"
+#include "mp/shm/raw_array.h"
+#include "mp/shm/raw_value.h"
+#include "mp/shm/shared_memory.h"
+#include "mp/sync/array.h"
 #include "mp/sync/barrier.h"
 #include "mp/sync/condition.h"
 #include "mp/sync/event.h"
@@ -23,5 +27,7 @@
 #include "mp/sync/rlock.h"
 #include "mp/sync/rwlock.h"
 #include "mp/sync/semaphore.h"
+#include "mp/sync/synchronized.h"
+#include "mp/sync/value.h"
 
 #endif  // MP_MP_H_

@@ -3,8 +3,11 @@
 #include <pthread.h>
 
 #include <algorithm>
+#include <limits>
 #include <mutex>
 
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
 #include "mp/shm/liveness.h"
 #include "mp/shm/segment.h"
 
@@ -79,6 +82,17 @@ class Allocator {
 absl::StatusOr<std::shared_ptr<std::byte>> AllocateShared(size_t size) {
   if (absl::Status status = Liveness::Join(); !status.ok()) return status;
   return Allocator::Get().Allocate(size);
+}
+
+absl::StatusOr<std::shared_ptr<std::byte>> AllocateShared(size_t header,
+                                                          size_t count,
+                                                          size_t size) {
+  // Segments have a limit of their own, far below.
+  if (count > (std::numeric_limits<size_t>::max() / 2 - header) / size) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("a shared array of ", count, " times ", size, " bytes"));
+  }
+  return AllocateShared(header + count * size);
 }
 
 }  // namespace mp::shm_internal

@@ -485,9 +485,11 @@ constexpr Exemption kTestedElsewhere[] = {
     {"sync/chrono.h", "sync/lock_test.cc"},
     {"sync/owner_name.h", "sync/lock_test.cc"},
     {"sync/repair.h", "sync/lock_test.cc"},
+    {"sync/synchronized.h", "sync/value_test.cc"},
     {"tools/lint/lint.h", "tools/lint/lint_rules_test.cc"},
 };
 constexpr Exemption kMeasuredElsewhere[] = {
+    {"sync/array.h", "sync/value_benchmark.cc"},
     {"sync/barrier_state.h", "sync/barrier_benchmark.cc"},
     {"sync/chrono.h", "sync/lock_benchmark.cc"},
     {"sync/in_place_condition.h", "sync/condition_benchmark.cc"},
@@ -501,6 +503,7 @@ constexpr Exemption kMeasuredElsewhere[] = {
     {"sync/rlock.h", "sync/lock_benchmark.cc"},
     {"sync/robust_semaphore.h", "sync/lock_benchmark.cc"},
     {"sync/semaphore.h", "sync/lock_benchmark.cc"},
+    {"sync/synchronized.h", "sync/value_benchmark.cc"},
 };
 
 // What has a row in the table of performance targets: these need a benchmark

@@ -2,15 +2,22 @@
 
 #include <algorithm>
 
+#include "absl/base/optimization.h"
+
 namespace mp {
 namespace {
 
 constexpr int64_t kNanosPerSecond = 1'000'000'000;
 constexpr int64_t kNanosPerMilli = 1'000'000;
 
+constinit thread_local const int64_t* clock_for_test = nullptr;
+
 }  // namespace
 
+void SetThreadClockForTest(const int64_t* clock) { clock_for_test = clock; }
+
 int64_t MonotonicNanos() {
+  if (ABSL_PREDICT_FALSE(clock_for_test != nullptr)) return *clock_for_test;
   timespec now;
   clock_gettime(CLOCK_MONOTONIC, &now);  // cannot fail with this clock
   return now.tv_sec * kNanosPerSecond + now.tv_nsec;

@@ -57,6 +57,10 @@ class Deadline {
 // CLOCK_MONOTONIC in nanoseconds.
 int64_t MonotonicNanos();
 
+// For simulations: in the calling thread, MonotonicNanos() is what `clock`
+// points to, until this is called with null.
+void SetThreadClockForTest(const int64_t* clock);
+
 }  // namespace mp
 
 #endif  // MP_BASE_DEADLINE_H_

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <limits>
+#include <thread>
 
 #include "absl/time/time.h"
 #include "gtest/gtest.h"
@@ -137,6 +138,19 @@ TEST(DeadlineTest, MonotonicNanosIsTheMonotonicClock) {
   EXPECT_GE(first, ToNanos(time));
   ASSERT_EQ(clock_gettime(CLOCK_MONOTONIC, &time), 0);
   EXPECT_LE(first, ToNanos(time));
+}
+
+TEST(DeadlineTest, AThreadMayHaveAClockOfItsOwn) {
+  int64_t clock = 5;
+  SetThreadClockForTest(&clock);
+  EXPECT_EQ(MonotonicNanos(), 5);
+  const Deadline soon = Deadline::After(absl::Nanoseconds(10));
+  EXPECT_FALSE(soon.Expired());
+  std::thread([] { EXPECT_GT(MonotonicNanos(), kMillisecond); }).join();
+  clock = 15;
+  EXPECT_TRUE(soon.Expired());
+  SetThreadClockForTest(nullptr);
+  EXPECT_GT(MonotonicNanos(), kMillisecond);
 }
 
 }  // namespace

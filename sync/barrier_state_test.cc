@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstdio>
 #include <new>
 #include <vector>
 
@@ -17,6 +18,8 @@ namespace mp {
 namespace {
 
 using ::mp::testing::KillAtEveryStep;
+using ::mp::testing::KillUnderEverySchedule;
+using ::mp::testing::RunEverySchedule;
 using ::mp::testing::SimulatedAtomic;
 using ::mp::testing::SimulatedMachine;
 using ::mp::testing::SimulatedPlatform;
@@ -51,7 +54,7 @@ constexpr const Action* kNoAction = nullptr;
 TEST(BarrierStateInterleavingsTest, Rounds) {
   constexpr size_t kParties = 3;
   constexpr int kRounds = 3;
-  for (uint64_t seed = 0; seed < 300; ++seed) {
+  for (uint64_t seed = 0; seed < 1'500; ++seed) {
     Instance barrier(kParties);
     SimulatedMachine machine(seed);
     const bool with_action = seed % 2 == 0;
@@ -83,7 +86,7 @@ TEST(BarrierStateInterleavingsTest, Rounds) {
 
 // More come than there are parties: two rounds of two.
 TEST(BarrierStateInterleavingsTest, MoreUsersThanParties) {
-  for (uint64_t seed = 0; seed < 300; ++seed) {
+  for (uint64_t seed = 0; seed < 1'500; ++seed) {
     Instance barrier(2);
     SimulatedMachine machine(seed);
     int places[2] = {};
@@ -101,7 +104,7 @@ TEST(BarrierStateInterleavingsTest, MoreUsersThanParties) {
 }
 
 TEST(BarrierStateInterleavingsTest, ABrokenBarrierLetsNobodyPass) {
-  for (uint64_t seed = 0; seed < 300; ++seed) {
+  for (uint64_t seed = 0; seed < 1'500; ++seed) {
     Instance barrier(3);
     SimulatedMachine machine(seed);
     const bool ended = machine.Run(3, /*kills=*/0, [&](size_t self) {
@@ -121,7 +124,7 @@ TEST(BarrierStateInterleavingsTest, ABrokenBarrierLetsNobodyPass) {
 
 // Who is inside leaves with an error, and the next round is for all again.
 TEST(BarrierStateInterleavingsTest, AResetMendsIt) {
-  for (uint64_t seed = 0; seed < 300; ++seed) {
+  for (uint64_t seed = 0; seed < 1'500; ++seed) {
     Instance barrier(3);
     SimulatedMachine machine(seed);
     const bool broken = seed % 2 == 0;
@@ -148,7 +151,7 @@ TEST(BarrierStateInterleavingsTest, AResetMendsIt) {
 }
 
 TEST(BarrierStateInterleavingsTest, ATimeoutBreaksIt) {
-  for (uint64_t seed = 0; seed < 300; ++seed) {
+  for (uint64_t seed = 0; seed < 1'500; ++seed) {
     Instance barrier(3);
     SimulatedMachine machine(seed);
     int timed_out = 0;
@@ -206,7 +209,7 @@ void DieInARound(SimulatedMachine& machine, uint32_t victim, bool with_action) {
 
 TEST(BarrierStateInterleavingsTest, ADeathAtEveryStep) {
   int64_t deaths = 0;
-  for (uint64_t seed = 0; seed < 18; ++seed) {
+  for (uint64_t seed = 0; seed < 90; ++seed) {
     const uint32_t victim = seed % 3;
     deaths += KillAtEveryStep(seed, victim, [&](SimulatedMachine& machine) {
       DieInARound(machine, victim, /*with_action=*/seed % 2 == 0);
@@ -214,6 +217,31 @@ TEST(BarrierStateInterleavingsTest, ADeathAtEveryStep) {
     ASSERT_FALSE(::testing::Test::HasFailure());
   }
   EXPECT_GT(deaths, 300);
+}
+
+// Two parties, twice. Says how many schedules there were.
+TEST(BarrierStateInterleavingsTest, EverySchedule) {
+  const int64_t alive =
+      RunEverySchedule(/*preemptions=*/2, [](SimulatedMachine& machine) {
+        Instance barrier(2);
+        int came = 0;
+        EXPECT_TRUE(machine.Run(2, /*kills=*/0, [&](size_t) {
+          for (int round = 1; round <= 2; ++round) {
+            ++came;
+            EXPECT_GE(barrier->Wait(kNoAction, Deadline::Infinite()), 0);
+            EXPECT_GE(came, 2 * round);
+          }
+        })) << "stuck";
+        EXPECT_EQ(machine.slices_ended(), 0);
+      });
+  const int64_t deaths = KillUnderEverySchedule(
+      /*preemptions=*/0, /*victim=*/0, [](SimulatedMachine& machine) {
+        DieInARound(machine, /*victim=*/0, /*with_action=*/true);
+      });
+  printf("%lld schedules, %lld with a death\n", static_cast<long long>(alive),
+         static_cast<long long>(deaths));
+  EXPECT_GT(alive, 1'000);
+  EXPECT_GT(deaths, 1'000);
 }
 
 }  // namespace

@@ -6,6 +6,7 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <cstdio>
 #include <string>
 #include <type_traits>
 #include <vector>
@@ -30,6 +31,8 @@ namespace {
 
 using ::mp::testing::ChildProcess;
 using ::mp::testing::KillAtEveryStep;
+using ::mp::testing::KillUnderEverySchedule;
+using ::mp::testing::RunEverySchedule;
 using ::mp::testing::SimulatedMachine;
 using ::mp::testing::SimulatedPlatform;
 
@@ -162,7 +165,7 @@ struct Monitor {
 // Three take six items that two make, one by one. Nobody returns who was not
 // notified, so nobody needs a loop. One acquires its lock twice.
 TYPED_TEST(InPlaceConditionInterleavingsTest, EachNotificationLetsOneGo) {
-  for (uint64_t seed = 0; seed < 150; ++seed) {
+  for (uint64_t seed = 0; seed < 750; ++seed) {
     Monitor<TypeParam> monitor;
     SimulatedMachine machine(seed);
     int items = 0;
@@ -202,7 +205,7 @@ TYPED_TEST(InPlaceConditionInterleavingsTest, EachNotificationLetsOneGo) {
 
 // Who notifies and then waits does not get its own notification.
 TYPED_TEST(InPlaceConditionInterleavingsTest, NobodyOvertakes) {
-  for (uint64_t seed = 0; seed < 150; ++seed) {
+  for (uint64_t seed = 0; seed < 750; ++seed) {
     Monitor<TypeParam> monitor;
     SimulatedMachine machine(seed);
     int turn = 0;
@@ -225,7 +228,7 @@ TYPED_TEST(InPlaceConditionInterleavingsTest, NobodyOvertakes) {
 
 // Giving up leaves nothing behind, and loses no notification of others.
 TYPED_TEST(InPlaceConditionInterleavingsTest, SomeAreImpatient) {
-  for (uint64_t seed = 0; seed < 150; ++seed) {
+  for (uint64_t seed = 0; seed < 750; ++seed) {
     Monitor<TypeParam> monitor;
     SimulatedMachine machine(seed);
     int items = 0;
@@ -257,7 +260,7 @@ TYPED_TEST(InPlaceConditionInterleavingsTest, SomeAreImpatient) {
 // A waiter dies, wherever. There are items enough for the other one.
 TYPED_TEST(InPlaceConditionInterleavingsTest, ADeathAtEveryStepOfAWaiter) {
   int64_t deaths = 0;
-  for (uint64_t seed = 0; seed < 10; ++seed) {
+  for (uint64_t seed = 0; seed < 50; ++seed) {
     deaths +=
         KillAtEveryStep(seed, /*victim=*/0, [&](SimulatedMachine& machine) {
           Monitor<TypeParam> monitor;
@@ -309,7 +312,7 @@ void TakeTheOnlyItem(SimulatedMachine& machine, size_t waiters) {
 // another one does.
 TYPED_TEST(InPlaceConditionInterleavingsTest, TheDeadLoseNoNotification) {
   int64_t deaths = 0;
-  for (uint64_t seed = 0; seed < 10; ++seed) {
+  for (uint64_t seed = 0; seed < 50; ++seed) {
     deaths +=
         KillAtEveryStep(seed, /*victim=*/0, [](SimulatedMachine& machine) {
           TakeTheOnlyItem<TypeParam>(machine, /*waiters=*/2);
@@ -336,7 +339,7 @@ TYPED_TEST(InPlaceConditionInterleavingsTest, NorDoTwoDead) {
 // nobody, or half of them.
 TYPED_TEST(InPlaceConditionInterleavingsTest, ADeathAtEveryStepOfANotifier) {
   int64_t deaths = 0;
-  for (uint64_t seed = 0; seed < 10; ++seed) {
+  for (uint64_t seed = 0; seed < 50; ++seed) {
     deaths +=
         KillAtEveryStep(seed, /*victim=*/0, [&](SimulatedMachine& machine) {
           Monitor<TypeParam> monitor;
@@ -365,7 +368,7 @@ TYPED_TEST(InPlaceConditionInterleavingsTest, ADeathAtEveryStepOfANotifier) {
 // Two conditions of one lock. Who dies has put an item and not told those who
 // wait for it; who comes next looks only at the other condition.
 TYPED_TEST(InPlaceConditionInterleavingsTest, ADeathBetweenTwoConditions) {
-  for (uint64_t seed = 0; seed < 10; ++seed) {
+  for (uint64_t seed = 0; seed < 50; ++seed) {
     KillAtEveryStep(seed, /*victim=*/0, [&](SimulatedMachine& machine) {
       TypeParam lock;
       BasicInPlaceCondition<SimulatedPlatform> filled;
@@ -391,7 +394,7 @@ TYPED_TEST(InPlaceConditionInterleavingsTest, ADeathBetweenTwoConditions) {
 }
 
 TYPED_TEST(InPlaceConditionInterleavingsTest, DeathsStrandNobody) {
-  for (uint64_t seed = 0; seed < 150; ++seed) {
+  for (uint64_t seed = 0; seed < 750; ++seed) {
     Monitor<TypeParam> monitor;
     SimulatedMachine machine(seed);
     int items = 0;
@@ -412,6 +415,39 @@ TYPED_TEST(InPlaceConditionInterleavingsTest, DeathsStrandNobody) {
     ASSERT_TRUE(ended) << seed;
     ASSERT_FALSE(::testing::Test::HasFailure()) << seed;
   }
+}
+
+// One makes an item, two wait for it in turn. Says how many schedules there
+// were.
+TYPED_TEST(InPlaceConditionInterleavingsTest, EverySchedule) {
+  bool killed = false;
+  const auto scenario = [&killed](SimulatedMachine& machine) {
+    Monitor<TypeParam> monitor;
+    int items = 0;
+    EXPECT_TRUE(machine.Run(3, /*kills=*/0, [&](size_t self) {
+      monitor.lock.Acquire();
+      if (self == 2) {
+        items = 2;
+        monitor.condition.Notify();
+        monitor.condition.Notify();
+      } else {
+        while (items == 0) monitor.Wait();
+        --items;
+      }
+      monitor.lock.Release();
+    })) << "stuck";
+    if (!killed) {
+      EXPECT_EQ(machine.slices_ended(), 0);
+    }
+  };
+  const int64_t alive = RunEverySchedule(/*preemptions=*/2, scenario);
+  killed = true;
+  const int64_t deaths =
+      KillUnderEverySchedule(/*preemptions=*/1, /*victim=*/0, scenario);
+  printf("%lld schedules, %lld with a death\n", static_cast<long long>(alive),
+         static_cast<long long>(deaths));
+  EXPECT_GT(alive, 1'000);
+  EXPECT_GT(deaths, 1'000);
 }
 
 }  // namespace

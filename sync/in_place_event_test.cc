@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstdio>
 
 #include "absl/time/time.h"
 #include "gtest/gtest.h"
@@ -17,6 +18,8 @@ namespace mp {
 namespace {
 
 using ::mp::testing::ChildProcess;
+using ::mp::testing::KillUnderEverySchedule;
+using ::mp::testing::RunEverySchedule;
 using ::mp::testing::SimulatedMachine;
 using ::mp::testing::SimulatedPlatform;
 
@@ -78,7 +81,7 @@ Outcome SetAndClear(uint64_t seed, int kills) {
 
 TEST(InPlaceEventInterleavingsTest, WithoutDeathsNobodyNeedsTheEndOfASlice) {
   int waits = 0;
-  for (uint64_t seed = 0; seed < 1'000; ++seed) {
+  for (uint64_t seed = 0; seed < 5'000; ++seed) {
     const Outcome outcome = SetAndClear(seed, /*kills=*/0);
     ASSERT_FALSE(outcome.stuck) << seed;
     ASSERT_EQ(outcome.slices_ended, 0) << seed;
@@ -90,7 +93,7 @@ TEST(InPlaceEventInterleavingsTest, WithoutDeathsNobodyNeedsTheEndOfASlice) {
 
 // Though it may look again only when the event is clear.
 TEST(InPlaceEventInterleavingsTest, APulseLetsGoWhoSleeps) {
-  for (uint64_t seed = 0; seed < 1'000; ++seed) {
+  for (uint64_t seed = 0; seed < 5'000; ++seed) {
     BasicInPlaceEvent<SimulatedPlatform> event;
     SimulatedMachine machine(seed);
     const bool ended = machine.Run(3, /*kills=*/0, [&](size_t self) {
@@ -109,7 +112,7 @@ TEST(InPlaceEventInterleavingsTest, APulseLetsGoWhoSleeps) {
 
 // Whoever is killed, the survivors go on once somebody sets the event.
 TEST(InPlaceEventInterleavingsTest, DeathsStrandNobody) {
-  for (uint64_t seed = 0; seed < 1'000; ++seed) {
+  for (uint64_t seed = 0; seed < 5'000; ++seed) {
     BasicInPlaceEvent<SimulatedPlatform> event;
     SimulatedMachine machine(seed);
     const bool ended = machine.Run(
@@ -125,6 +128,39 @@ TEST(InPlaceEventInterleavingsTest, DeathsStrandNobody) {
     ASSERT_TRUE(ended) << seed;
     ASSERT_FALSE(::testing::Test::HasFailure()) << seed;
   }
+}
+
+// One sets the event, clears it and sets it again, and two wait for it. If
+// somebody dies, there are two who set it once. Says how many schedules there
+// were.
+TEST(InPlaceEventInterleavingsTest, EverySchedule) {
+  bool killed = false;
+  const auto scenario = [&killed](SimulatedMachine& machine) {
+    BasicInPlaceEvent<SimulatedPlatform> event;
+    EXPECT_TRUE(machine.Run(killed ? 4 : 3, /*kills=*/0, [&](size_t self) {
+      if (self == 0 && !killed) {
+        event.Set();
+        event.Clear();
+        event.Set();
+      } else if (self == 0 || self == 3) {
+        event.Set();
+      } else {
+        EXPECT_TRUE(event.WaitUntil(Deadline::Infinite()));
+      }
+    })) << "stuck";
+    if (!killed) {
+      EXPECT_EQ(machine.slices_ended(), 0);
+    }
+  };
+  const int64_t alive = RunEverySchedule(/*preemptions=*/3, scenario);
+  killed = true;
+  const int64_t deaths =
+      KillUnderEverySchedule(/*preemptions=*/1, /*victim=*/0, scenario) +
+      KillUnderEverySchedule(/*preemptions=*/1, /*victim=*/2, scenario);
+  printf("%lld schedules, %lld with a death\n", static_cast<long long>(alive),
+         static_cast<long long>(deaths));
+  EXPECT_GT(alive, 1'000);
+  EXPECT_GT(deaths, 1'000);
 }
 
 }  // namespace

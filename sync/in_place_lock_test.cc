@@ -6,6 +6,7 @@
 #include <condition_variable>
 #include <cstddef>
 #include <cstdint>
+#include <cstdio>
 #include <cstring>
 #include <memory>
 #include <mutex>
@@ -34,6 +35,8 @@ namespace mp {
 namespace {
 
 using ::mp::testing::ChildProcess;
+using ::mp::testing::KillUnderEverySchedule;
+using ::mp::testing::RunEverySchedule;
 using ::mp::testing::SimulatedMachine;
 using ::mp::testing::SimulatedPlatform;
 
@@ -221,7 +224,7 @@ Outcome Simulate(uint64_t seed, int kills, bool with_timeouts) {
 }
 
 TEST(InPlaceLockInterleavingsTest, WithoutDeathsNobodyNeedsTheEndOfASlice) {
-  for (uint64_t seed = 0; seed < 600; ++seed) {
+  for (uint64_t seed = 0; seed < 3'000; ++seed) {
     const Outcome outcome = Simulate(seed, /*kills=*/0, /*timeouts=*/false);
     ASSERT_FALSE(outcome.stuck) << seed;
     ASSERT_EQ(outcome.slices_ended, 0) << seed;
@@ -231,7 +234,7 @@ TEST(InPlaceLockInterleavingsTest, WithoutDeathsNobodyNeedsTheEndOfASlice) {
 
 TEST(InPlaceLockInterleavingsTest, TimeoutsStrandNobody) {
   int timeouts = 0;
-  for (uint64_t seed = 0; seed < 600; ++seed) {
+  for (uint64_t seed = 0; seed < 3'000; ++seed) {
     const Outcome outcome = Simulate(seed, /*kills=*/0, /*timeouts=*/true);
     ASSERT_FALSE(outcome.stuck) << seed;
     ASSERT_EQ(outcome.slices_ended, 0) << seed;
@@ -244,7 +247,7 @@ TEST(InPlaceLockInterleavingsTest, TimeoutsStrandNobody) {
 TEST(InPlaceLockInterleavingsTest, DeathsStrandNobody) {
   int owner_deaths = 0;
   int healed = 0;
-  for (uint64_t seed = 0; seed < 1'200; ++seed) {
+  for (uint64_t seed = 0; seed < 6'000; ++seed) {
     const Outcome outcome =
         Simulate(seed, /*kills=*/1 + static_cast<int>(seed % 3),
                  /*timeouts=*/seed % 2 == 0);
@@ -256,6 +259,38 @@ TEST(InPlaceLockInterleavingsTest, DeathsStrandNobody) {
   EXPECT_GT(owner_deaths, 0);
   // Some of the deaths took a wake-up with them, and the slices mended it.
   EXPECT_GT(healed, 0);
+}
+
+// Three processes acquire the lock once each. Says how many schedules there
+// were.
+TEST(InPlaceLockInterleavingsTest, EverySchedule) {
+  bool killed = false;
+  const auto scenario = [&killed](SimulatedMachine& machine) {
+    BasicInPlaceLock<SimulatedPlatform> lock;
+    std::optional<size_t> holder;
+    EXPECT_TRUE(machine.Run(3, /*kills=*/0, [&](size_t self) {
+      const AcquireResult result = lock.Acquire();
+      if (holder.has_value()) {
+        EXPECT_TRUE(machine.WasKilled(*holder)) << "two holders";
+        EXPECT_EQ(result, kOwnerDied);
+      }
+      holder = self;
+      machine.Step();
+      EXPECT_EQ(holder, self);
+      holder.reset();
+      EXPECT_TRUE(lock.Release());
+    })) << "stuck";
+    if (!killed) {
+      EXPECT_EQ(machine.slices_ended(), 0);
+    }
+  };
+  const int64_t alive = RunEverySchedule(/*preemptions=*/4, scenario);
+  killed = true;
+  const int64_t deaths = KillUnderEverySchedule(3, /*victim=*/0, scenario);
+  printf("%lld schedules, %lld with a death\n", static_cast<long long>(alive),
+         static_cast<long long>(deaths));
+  EXPECT_GT(alive, 1'000);
+  EXPECT_GT(deaths, 1'000);
 }
 
 }  // namespace

@@ -114,7 +114,7 @@ void Simulate(uint64_t seed, int kills) {
 }
 
 TEST(InPlaceRLockInterleavingsTest, ExcludesAndStrandsNobody) {
-  for (uint64_t seed = 0; seed < 1'000; ++seed) {
+  for (uint64_t seed = 0; seed < 5'000; ++seed) {
     Simulate(seed, /*kills=*/static_cast<int>(seed % 3));
     ASSERT_FALSE(::testing::Test::HasFailure()) << seed;
   }

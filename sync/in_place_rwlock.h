@@ -219,17 +219,22 @@ class ABSL_LOCKABLE BasicInPlaceRWLock {
   // Gives the reader a slot, if there is one; true if it is announced then.
   bool EnterWithSlot();
 
-  // Whether nobody reads any more. Buries dead readers.
+  // Whether nobody reads any more. Buries all dead readers: who waits for the
+  // living ones must not watch the dead.
   bool Drained() {
+    bool drained = true;
     for (uint64_t slots = used_.load(std::memory_order_relaxed); slots != 0;
          slots &= slots - 1) {
       Slot& slot = slots_[static_cast<size_t>(std::countr_zero(slots))];
       const uint64_t content = slot.load(std::memory_order_acquire);
       if (ReadersOf(content) == 0) continue;
-      if (!Platform::IsDead(OwnerOf(content))) return false;
-      slot.store(0, std::memory_order_relaxed);
+      if (Platform::IsDead(OwnerOf(content))) {
+        slot.store(0, std::memory_order_relaxed);
+      } else {
+        drained = false;
+      }
     }
-    return true;
+    return drained;
   }
 
   // Waits until `ready()`, which the readers that leave or die bring about.

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <cstdio>
 #include <mutex>
 #include <optional>
 #include <set>
@@ -29,6 +30,8 @@ namespace {
 
 using ::mp::testing::ChildProcess;
 using ::mp::testing::KillAtEveryStep;
+using ::mp::testing::KillUnderEverySchedule;
+using ::mp::testing::RunEverySchedule;
 using ::mp::testing::SimulatedMachine;
 using ::mp::testing::SimulatedPlatform;
 using ::testing::ElementsAre;
@@ -250,7 +253,7 @@ Outcome Simulate(uint64_t seed, int kills, bool with_timeouts) {
 TEST(InPlaceRWLockInterleavingsTest, WithoutDeathsNobodyNeedsTheEndOfASlice) {
   size_t most_readers = 0;
   int timeouts = 0;
-  for (uint64_t seed = 0; seed < 600; ++seed) {
+  for (uint64_t seed = 0; seed < 3'000; ++seed) {
     const Outcome outcome =
         Simulate(seed, /*kills=*/0, /*with_timeouts=*/seed % 2 == 0);
     ASSERT_EQ(outcome.slices_ended, 0) << seed;
@@ -264,7 +267,7 @@ TEST(InPlaceRWLockInterleavingsTest, WithoutDeathsNobodyNeedsTheEndOfASlice) {
 
 TEST(InPlaceRWLockInterleavingsTest, DeathsStrandNobody) {
   int writer_deaths = 0;
-  for (uint64_t seed = 0; seed < 900; ++seed) {
+  for (uint64_t seed = 0; seed < 4'500; ++seed) {
     const Outcome outcome =
         Simulate(seed, /*kills=*/1 + static_cast<int>(seed % 3),
                  /*with_timeouts=*/seed % 2 == 0);
@@ -277,7 +280,7 @@ TEST(InPlaceRWLockInterleavingsTest, DeathsStrandNobody) {
 // Process 0 dies at every step of its own, beside a reader and a writer.
 void KillTheFirst(bool writes) {
   int64_t deaths = 0;
-  for (uint64_t seed = 0; seed < 10; ++seed) {
+  for (uint64_t seed = 0; seed < 50; ++seed) {
     deaths +=
         KillAtEveryStep(seed, /*victim=*/0, [&](SimulatedMachine& machine) {
           SimulatedRWLock lock;
@@ -310,7 +313,7 @@ TEST(InPlaceRWLockInterleavingsTest, AReaderThatDiesAnywhereLeavesNoTrace) {
 // Not the end of its slice wakes the writer.
 TEST(InPlaceRWLockInterleavingsTest, TheDeathOfAReaderWakesTheWriter) {
   int64_t deaths = 0;
-  for (uint64_t seed = 0; seed < 10; ++seed) {
+  for (uint64_t seed = 0; seed < 50; ++seed) {
     deaths +=
         KillAtEveryStep(seed, /*victim=*/0, [](SimulatedMachine& machine) {
           SimulatedRWLock lock;
@@ -333,6 +336,37 @@ TEST(InPlaceRWLockInterleavingsTest, TheDeathOfAReaderWakesTheWriter) {
 
 TEST(InPlaceRWLockInterleavingsTest, AWriterThatDiesAnywhereIsNoticed) {
   KillTheFirst(/*writes=*/true);
+}
+
+// Two readers and a writer. Says how many schedules there were.
+TEST(InPlaceRWLockInterleavingsTest, EverySchedule) {
+  size_t victim = SIZE_MAX;
+  const auto scenario = [&victim](SimulatedMachine& machine) {
+    SimulatedRWLock lock;
+    Referee referee(machine);
+    EXPECT_TRUE(machine.Run(3, /*kills=*/0, [&](size_t self) {
+      if (self == 0) {
+        Write(machine, lock, referee, self);
+      } else {
+        Read(machine, lock, referee, self);
+      }
+    })) << "stuck";
+    if (victim != 0) {
+      EXPECT_EQ(referee.told_more(), 0) << "told of a reader's death";
+    }
+    if (victim == SIZE_MAX) {
+      EXPECT_EQ(machine.slices_ended(), 0);
+    }
+  };
+  const int64_t alive = RunEverySchedule(/*preemptions=*/2, scenario);
+  int64_t deaths = 0;
+  for (victim = 0; victim < 2; ++victim) {
+    deaths += KillUnderEverySchedule(/*preemptions=*/1, victim, scenario);
+  }
+  printf("%lld schedules, %lld with a death\n", static_cast<long long>(alive),
+         static_cast<long long>(deaths));
+  EXPECT_GT(alive, 1'000);
+  EXPECT_GT(deaths, 1'000);
 }
 
 }  // namespace

@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstdio>
 
 #include "absl/time/time.h"
 #include "gtest/gtest.h"
@@ -17,6 +18,8 @@ namespace mp {
 namespace {
 
 using ::mp::testing::ChildProcess;
+using ::mp::testing::KillUnderEverySchedule;
+using ::mp::testing::RunEverySchedule;
 using ::mp::testing::SimulatedMachine;
 using ::mp::testing::SimulatedPlatform;
 
@@ -79,7 +82,7 @@ using Simulated = BasicInPlaceSemaphore<SimulatedPlatform>;
 // Two that give permits, one or two at a time, and three that take them, as
 // many in all.
 TEST(InPlaceSemaphoreInterleavingsTest, NobodyNeedsTheEndOfASlice) {
-  for (uint64_t seed = 0; seed < 400; ++seed) {
+  for (uint64_t seed = 0; seed < 2'000; ++seed) {
     Simulated semaphore;
     SimulatedMachine machine(seed);
     int taken = 0;
@@ -103,7 +106,7 @@ TEST(InPlaceSemaphoreInterleavingsTest, NobodyNeedsTheEndOfASlice) {
 // A permit for each holder, and never more holders than permits.
 TEST(InPlaceSemaphoreInterleavingsTest, LetsInAsManyAsThereArePermits) {
   constexpr int kPermits = 2;
-  for (uint64_t seed = 0; seed < 400; ++seed) {
+  for (uint64_t seed = 0; seed < 2'000; ++seed) {
     Simulated semaphore(kPermits);
     SimulatedMachine machine(seed);
     int inside = 0;
@@ -125,7 +128,7 @@ TEST(InPlaceSemaphoreInterleavingsTest, LetsInAsManyAsThereArePermits) {
 // Takers and givers are killed. The givers that are left give enough for
 // everybody, and nobody is left asleep.
 TEST(InPlaceSemaphoreInterleavingsTest, DeathsStrandNobody) {
-  for (uint64_t seed = 0; seed < 400; ++seed) {
+  for (uint64_t seed = 0; seed < 2'000; ++seed) {
     Simulated semaphore;
     SimulatedMachine machine(seed);
     const bool ended = machine.Run(
@@ -139,6 +142,35 @@ TEST(InPlaceSemaphoreInterleavingsTest, DeathsStrandNobody) {
     ASSERT_TRUE(ended) << seed;
     ASSERT_FALSE(::testing::Test::HasFailure()) << seed;
   }
+}
+
+// One gives two permits one by one, two take one each, and one more gives one
+// for a taker that may die. Says how many schedules there were.
+TEST(InPlaceSemaphoreInterleavingsTest, EverySchedule) {
+  bool killed = false;
+  const auto scenario = [&killed](SimulatedMachine& machine) {
+    Simulated semaphore;
+    EXPECT_TRUE(machine.Run(killed ? 4 : 3, /*kills=*/0, [&](size_t self) {
+      if (self == 0 || self == 3) {
+        EXPECT_TRUE(semaphore.Release());
+        EXPECT_TRUE(semaphore.Release());
+      } else {
+        EXPECT_TRUE(semaphore.AcquireUntil(Deadline::Infinite()));
+      }
+    })) << "stuck";
+    if (!killed) {
+      EXPECT_EQ(machine.slices_ended(), 0);
+    }
+  };
+  const int64_t alive = RunEverySchedule(/*preemptions=*/3, scenario);
+  killed = true;
+  const int64_t deaths =
+      KillUnderEverySchedule(/*preemptions=*/1, /*victim=*/0, scenario) +
+      KillUnderEverySchedule(/*preemptions=*/1, /*victim=*/1, scenario);
+  printf("%lld schedules, %lld with a death\n", static_cast<long long>(alive),
+         static_cast<long long>(deaths));
+  EXPECT_GT(alive, 1'000);
+  EXPECT_GT(deaths, 1'000);
 }
 
 }  // namespace

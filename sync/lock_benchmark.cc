@@ -3,6 +3,10 @@
 // The floor of both is the plain lock's.
 // semaphore_pair/*: one acquire and release of a permit that is there;
 // semaphore_account_pair/mp: of one on the account of the process.
+// lock_create_live/mp/locks:N: making N locks that all live; time of one.
+// lock_pair_live/mp/locks:N: lock_pair of one of N live locks; and of all of
+// them, one after the other: lock_pair_each/mp/locks:N, whose floor is the same
+// with N of the least locks, a cache line each.
 // lock_contended/*/procs:N: N processes at once, each acquiring, touching one
 // shared cache line and releasing; time of one acquire and release of the whole
 // gang. The counter min_share is the smallest share of the locking that a
@@ -20,6 +24,7 @@
 #include <new>
 #include <string>
 #include <type_traits>
+#include <vector>
 
 #include "benchmark/benchmark.h"
 #include "mp/base/check.h"
@@ -179,6 +184,43 @@ void NestedPair(benchmark::State& state) {
   shared.lock.unlock();
 }
 
+void CreateLive(benchmark::State& state) {
+  const auto locks = static_cast<size_t>(state.range(0));
+  for (auto _ : state) {
+    std::vector<mp::Lock> live;
+    live.reserve(locks);
+    const int64_t begin = mp::MonotonicNanos();
+    for (size_t i = 0; i < locks; ++i) live.emplace_back();
+    const int64_t end = mp::MonotonicNanos();
+    state.SetIterationTime(static_cast<double>(end - begin) * 1e-9 /
+                           static_cast<double>(locks));
+  }
+}
+
+void PairLive(benchmark::State& state) {
+  std::vector<mp::Lock> live(static_cast<size_t>(state.range(0)));
+  mp::Lock& lock = live[live.size() / 2];
+  for (auto _ : state) {
+    lock.lock();
+    benchmark::ClobberMemory();
+    lock.unlock();
+  }
+}
+
+struct alignas(64) PaddedFloor : Floor {};
+
+template <class T>
+void PairEach(benchmark::State& state) {
+  std::vector<T> live(static_cast<size_t>(state.range(0)));
+  size_t i = 0;
+  for (auto _ : state) {
+    live[i].lock();
+    benchmark::ClobberMemory();
+    live[i].unlock();
+    if (++i == live.size()) i = 0;
+  }
+}
+
 struct alignas(64) Protected {
   int64_t value = 0;
 };
@@ -241,6 +283,27 @@ void Register(const std::string& implementation) {
         ->Iterations(1);
   }
 }
+
+BENCHMARK(CreateLive)
+    ->Name("lock_create_live/mp")
+    ->ArgName("locks")
+    ->Arg(1'000)
+    ->Arg(1'000'000)
+    ->UseManualTime()
+    ->Iterations(1);
+BENCHMARK(PairLive)
+    ->Name("lock_pair_live/mp")
+    ->ArgName("locks")
+    ->Arg(1)
+    ->Arg(1'000'000);
+BENCHMARK_TEMPLATE(PairEach, mp::Lock)
+    ->Name("lock_pair_each/mp")
+    ->ArgName("locks")
+    ->Arg(1'000'000);
+BENCHMARK_TEMPLATE(PairEach, PaddedFloor)
+    ->Name("lock_pair_each/floor")
+    ->ArgName("locks")
+    ->Arg(1'000'000);
 
 BENCHMARK_TEMPLATE(LockPair, mp::RLock)->Name("rlock_pair/mp");
 BENCHMARK_TEMPLATE(LockPair, PthreadRecursive)->Name("rlock_pair/pthread");

@@ -6,11 +6,15 @@
 #include <sys/time.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
 #include <cstddef>
 #include <cstdint>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
 #include <mutex>
 #include <optional>
 #include <random>
@@ -257,6 +261,26 @@ TEST_F(LockTest, TheConstructorAbortsIfItCannotReport) {
     Lock();
   });
   child.ExpectExit(42);
+}
+
+// All of them work, and the system is not asked for a descriptor or a mapping
+// each.
+TEST_F(LockTest, AMillionLocksLive) {
+  auto child = ChildProcess::Start([] {
+    std::vector<Lock> locks(1'000'000);
+    const std::filesystem::directory_iterator descriptors("/proc/self/fd");
+    EXPECT_LT(std::distance(begin(descriptors), end(descriptors)), 2'000);
+    std::ifstream mappings("/proc/self/maps");
+    EXPECT_LT(std::count(std::istreambuf_iterator<char>(mappings), {}, '\n'),
+              2'000);
+    for (Lock& lock : locks) EXPECT_EQ(lock.Acquire(), kAcquired);
+    EXPECT_FALSE(locks.front().Acquire(absl::ZeroDuration()));
+    EXPECT_FALSE(locks.back().Acquire(absl::ZeroDuration()));
+    for (Lock& lock : locks) lock.unlock();
+    EXPECT_FALSE(locks.front().Locked());
+    EXPECT_FALSE(locks.back().Locked());
+  });
+  child.ExpectExit(0);
 }
 
 TEST_F(LockTest, AChildMakesLocksOfItsOwn) {

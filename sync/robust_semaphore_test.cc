@@ -16,6 +16,8 @@ namespace mp {
 namespace {
 
 using ::mp::testing::KillAtEveryStep;
+using ::mp::testing::KillUnderEverySchedule;
+using ::mp::testing::RunEverySchedule;
 using ::mp::testing::SimulatedMachine;
 using ::mp::testing::SimulatedPlatform;
 
@@ -92,7 +94,7 @@ bool TakeAndGiveBack(SimulatedMachine& machine, int kills, uint32_t permits,
 }
 
 TEST(RobustSemaphoreInterleavingsTest, WithoutDeaths) {
-  for (uint64_t seed = 0; seed < 200; ++seed) {
+  for (uint64_t seed = 0; seed < 1'000; ++seed) {
     SimulatedMachine machine(seed);
     EXPECT_TRUE(
         TakeAndGiveBack(machine, /*kills=*/0, /*permits=*/2, /*accounts=*/4));
@@ -103,19 +105,19 @@ TEST(RobustSemaphoreInterleavingsTest, WithoutDeaths) {
 
 TEST(RobustSemaphoreInterleavingsTest, PermitsOfTheDeadComeBack) {
   int counted = 0;
-  for (uint64_t seed = 0; seed < 600; ++seed) {
+  for (uint64_t seed = 0; seed < 3'000; ++seed) {
     const int kills = 1 + static_cast<int>(seed % 3);
     const uint32_t permits = seed % 2 == 0 ? 1 : 2;
     SimulatedMachine machine(seed);
     if (TakeAndGiveBack(machine, kills, permits, /*accounts=*/4)) ++counted;
     ASSERT_FALSE(::testing::Test::HasFailure()) << seed;
   }
-  EXPECT_GT(counted, 200);
+  EXPECT_GT(counted, 1'000);
 }
 
 TEST(RobustSemaphoreInterleavingsTest, ADeathAtEveryStep) {
   int64_t deaths = 0;
-  for (uint64_t seed = 0; seed < 6; ++seed) {
+  for (uint64_t seed = 0; seed < 30; ++seed) {
     const uint32_t permits = seed % 2 == 0 ? 1 : 2;
     deaths += KillAtEveryStep(seed, /*victim=*/seed / 2 % 3,
                               [&](SimulatedMachine& machine) {
@@ -130,7 +132,7 @@ TEST(RobustSemaphoreInterleavingsTest, ADeathAtEveryStep) {
 
 // Only the dead could have let the other one in.
 TEST(RobustSemaphoreInterleavingsTest, ADeathAtEveryStepWithTheOnlyPermit) {
-  for (uint64_t seed = 0; seed < 20; ++seed) {
+  for (uint64_t seed = 0; seed < 100; ++seed) {
     KillAtEveryStep(seed, /*victim=*/0, [&](SimulatedMachine& machine) {
       Instance semaphore(1, 1, /*accounts=*/2);
       EXPECT_TRUE(machine.Run(2, /*kills=*/0, [&](size_t) {
@@ -146,7 +148,7 @@ TEST(RobustSemaphoreInterleavingsTest, ADeathAtEveryStepWithTheOnlyPermit) {
 
 // When the permit has gone before it could be put on the account.
 TEST(RobustSemaphoreInterleavingsTest, AFailureLeavesNoAccount) {
-  for (uint64_t seed = 0; seed < 400; ++seed) {
+  for (uint64_t seed = 0; seed < 2'000; ++seed) {
     Instance semaphore(1, 1, /*accounts=*/1);
     SimulatedMachine machine(seed);
     ASSERT_TRUE(machine.Run(3, /*kills=*/0, [&](size_t self) {
@@ -169,7 +171,7 @@ TEST(RobustSemaphoreInterleavingsTest, AFailureLeavesNoAccount) {
 // One or two of four have an account at a time, and the dead ones' are used
 // again.
 TEST(RobustSemaphoreInterleavingsTest, FewAccounts) {
-  for (uint64_t seed = 0; seed < 300; ++seed) {
+  for (uint64_t seed = 0; seed < 1'500; ++seed) {
     SimulatedMachine machine(seed);
     TakeAndGiveBack(machine, /*kills=*/static_cast<int>(seed % 3),
                     /*permits=*/2, /*accounts=*/1 + seed / 3 % 2);
@@ -179,7 +181,7 @@ TEST(RobustSemaphoreInterleavingsTest, FewAccounts) {
 
 // All permits come at once, and nobody gives one back.
 TEST(RobustSemaphoreInterleavingsTest, AReleaseOfManyLetsAsManyGo) {
-  for (uint64_t seed = 0; seed < 400; ++seed) {
+  for (uint64_t seed = 0; seed < 2'000; ++seed) {
     Instance semaphore(0, 3, /*accounts=*/4);
     SimulatedMachine machine(seed);
     const bool ended = machine.Run(4, /*kills=*/0, [&](size_t self) {
@@ -198,7 +200,7 @@ TEST(RobustSemaphoreInterleavingsTest, AReleaseOfManyLetsAsManyGo) {
 
 // Anonymous permits come and go while transfers are under way.
 TEST(RobustSemaphoreInterleavingsTest, BothKindsOfPermits) {
-  for (uint64_t seed = 0; seed < 400; ++seed) {
+  for (uint64_t seed = 0; seed < 2'000; ++seed) {
     constexpr uint32_t kPermits = 3;
     Instance semaphore(0, Simulated::kMaxValue, /*accounts=*/4);
     SimulatedMachine machine(seed);
@@ -229,7 +231,7 @@ TEST(RobustSemaphoreInterleavingsTest, BothKindsOfPermits) {
 // Who waits for an anonymous permit gets the one of a dead process, too. (An
 // anonymous one dies with its holder, so there is one for that.)
 TEST(RobustSemaphoreInterleavingsTest, AnonymousWaitersTakeBackFromTheDead) {
-  for (uint64_t seed = 0; seed < 400; ++seed) {
+  for (uint64_t seed = 0; seed < 2'000; ++seed) {
     Instance semaphore(2, 2, /*accounts=*/4);
     SimulatedMachine machine(seed);
     const bool ended = machine.Run(4, /*kills=*/3, [&](size_t self) {
@@ -262,6 +264,39 @@ TEST(RobustSemaphoreInterleavingsTest, ASurplusIsDropped) {
     EXPECT_EQ(semaphore->value(), 1u);
     EXPECT_FALSE(semaphore->Unlock());
   }));
+}
+
+// Two share the only permit. Says how many schedules there were.
+TEST(RobustSemaphoreInterleavingsTest, EverySchedule) {
+  bool killed = false;
+  const auto scenario = [&killed](SimulatedMachine& machine) {
+    Instance semaphore(1, 1, /*accounts=*/2);
+    int inside = 0;
+    EXPECT_TRUE(machine.Run(2, /*kills=*/0, [&](size_t self) {
+      EXPECT_TRUE(semaphore->LockUntil(Deadline::Infinite()));
+      if (!machine.WasKilled(0)) {
+        EXPECT_EQ(++inside, 1);
+        machine.Step();
+        --inside;
+      }
+      EXPECT_TRUE(semaphore->Unlock());
+      if (self == 1 && machine.WasKilled(0)) {
+        EXPECT_TRUE(semaphore->LockUntil(Deadline::Now()));
+        EXPECT_FALSE(semaphore->LockUntil(Deadline::Now())) << "doubled";
+      }
+    })) << "stuck";
+    if (!killed) {
+      EXPECT_EQ(machine.slices_ended(), 0);
+    }
+  };
+  const int64_t alive = RunEverySchedule(/*preemptions=*/3, scenario);
+  killed = true;
+  const int64_t deaths =
+      KillUnderEverySchedule(/*preemptions=*/2, /*victim=*/0, scenario);
+  printf("%lld schedules, %lld with a death\n", static_cast<long long>(alive),
+         static_cast<long long>(deaths));
+  EXPECT_GT(alive, 1'000);
+  EXPECT_GT(deaths, 1'000);
 }
 
 }  // namespace

@@ -3,9 +3,11 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <set>
 #include <string>
 #include <vector>
 
+#include "absl/time/time.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "mp/base/deadline.h"
@@ -173,6 +175,89 @@ TEST(SimulatedMachineTest, AWeakCompareExchangeFailsNowAndThen) {
   EXPECT_EQ(word.peek(), 100u);
   EXPECT_GT(failed, 0);
   EXPECT_LT(failed, 100);
+}
+
+// Without a preemption one comes after the other; with one, either loses an
+// update or not, and nothing is left out.
+TEST(SimulatedMachineTest, EveryScheduleIsTriedOnce) {
+  const auto counts = [](int preemptions) {
+    std::multiset<std::string> orders;
+    const int64_t schedules =
+        RunEverySchedule(preemptions, [&](SimulatedMachine& machine) {
+          std::string order;
+          EXPECT_TRUE(machine.Run(2, /*kills=*/0, [&](size_t self) {
+            for (int i = 0; i < 2; ++i) {
+              machine.Step();
+              order += self == 0 ? 'a' : 'b';
+            }
+          }));
+          orders.insert(order);
+        });
+    EXPECT_EQ(static_cast<size_t>(schedules), orders.size());
+    return std::set<std::string>(orders.begin(), orders.end());
+  };
+  EXPECT_THAT(counts(0), ElementsAre("aabb", "bbaa"));
+  EXPECT_THAT(counts(4),
+              ElementsAre("aabb", "abab", "abba", "baab", "baba", "bbaa"));
+}
+
+TEST(SimulatedMachineTest, AFewPreemptionsFindALostUpdate) {
+  for (const int preemptions : {0, 1}) {
+    bool lost = false;
+    RunEverySchedule(preemptions, [&](SimulatedMachine& machine) {
+      SimulatedAtomic<uint32_t> count;
+      EXPECT_TRUE(machine.Run(2, /*kills=*/0, [&](size_t) {
+        count.store(count.load(kRelaxed) + 1, kRelaxed);
+      }));
+      lost |= count.peek() == 1;
+    });
+    EXPECT_EQ(lost, preemptions > 0);
+  }
+}
+
+TEST(SimulatedMachineTest, KillsUnderEverySchedule) {
+  std::set<int> done;
+  const int64_t schedules = KillUnderEverySchedule(
+      /*preemptions=*/1, /*victim=*/0, [&](SimulatedMachine& machine) {
+        int steps = 0;
+        EXPECT_TRUE(machine.Run(2, /*kills=*/0, [&](size_t self) {
+          for (int i = 0; i < 3; ++i) {
+            machine.Step();
+            if (self == 0) ++steps;
+          }
+        }));
+        done.insert(steps);
+      });
+  EXPECT_THAT(done, ElementsAre(0, 1, 2, 3));
+  EXPECT_GT(schedules, 20);
+}
+
+// The clock is the machine's: a run with timeouts repeats, and takes no time.
+TEST(SimulatedMachineTest, TimePassesWhenNobodyCanGoOn) {
+  const int64_t before = MonotonicNanos();
+  for (uint64_t seed = 0; seed < 10; ++seed) {
+    SimulatedMachine machine(seed);
+    SimulatedAtomic<uint32_t> word;
+    EXPECT_TRUE(machine.Run(2, /*kills=*/0, [&](size_t self) {
+      const int64_t hours = 1 + static_cast<int64_t>(self);
+      const Deadline deadline = Deadline::After(absl::Hours(hours));
+      const int64_t start = MonotonicNanos();
+      ParkSlices slices;
+      EXPECT_EQ(SimulatedPlatform::Park(word, 0, kNoToken, deadline, slices),
+                ParkResult::kTimedOut);
+      EXPECT_GE(absl::Nanoseconds(MonotonicNanos() - start),
+                absl::Hours(hours) - absl::Milliseconds(1));
+    }));
+    EXPECT_EQ(machine.slices_ended(), 0);
+  }
+  EXPECT_LT(absl::Nanoseconds(MonotonicNanos() - before), absl::Hours(1));
+}
+
+TEST(SimulatedMachineTest, WhoIsBusyForEverIsStuck) {
+  SimulatedMachine machine(1);
+  EXPECT_FALSE(machine.Run(2, /*kills=*/0, [&](size_t self) {
+    while (self == 0) machine.Step();
+  }));
 }
 
 }  // namespace

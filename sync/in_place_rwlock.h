@@ -87,15 +87,15 @@ class ABSL_LOCKABLE BasicInPlaceRWLock {
   // keep it out.
   [[nodiscard]] AcquireResult AcquireSharedUntil(Deadline deadline)
       ABSL_SHARED_TRYLOCK_FUNCTION(true) {
-    Slot* const own = FindOwn();
-    if (ABSL_PREDICT_TRUE(own != nullptr && Enter(*own))) return kAcquired;
-    return AcquireSharedSlow(own, deadline);
+    if (ABSL_PREDICT_TRUE(Enter(Home()))) return kAcquired;
+    return AcquireSharedSlow(deadline);
   }
   // Gives it back. False, and nothing done, if no reader of this process holds
   // the lock.
   bool ReleaseShared() ABSL_UNLOCK_FUNCTION() {
+    if (ABSL_PREDICT_TRUE(Leave(Home()))) return true;
     Slot* const own = FindOwn();
-    return ABSL_PREDICT_TRUE(own != nullptr) && Leave(*own);
+    return own != nullptr && Leave(*own);
   }
 
   // ---- Hints by the time they are returned.
@@ -157,41 +157,43 @@ class ABSL_LOCKABLE BasicInPlaceRWLock {
     return at % kLines * kInLine + at / kLines;
   }
 
+  // Where the process's own slot is, unless that was another's already.
+  Slot& Home() { return slots_[Index(0)]; }
+
   // Null if this process has no slot.
   Slot* FindOwn() {
     for (size_t i = 0; i < kSlots; ++i) {
       Slot& slot = slots_[Index(i)];
-      if (ABSL_PREDICT_TRUE(OwnerOf(slot.load(std::memory_order_relaxed)) ==
-                            Platform::Self())) {
+      if (OwnerOf(slot.load(std::memory_order_relaxed)) == Platform::Self()) {
         return &slot;
       }
     }
     return nullptr;
   }
 
-  // One more reader; false if the slot has passed on to another process.
+  // One more reader; false if the slot is another's.
   static bool Announce(Slot& own) {
-    uint64_t content = own.load(std::memory_order_relaxed);
-    while (OwnerOf(content) == Platform::Self()) {
-      if (own.compare_exchange_weak(content, content + kOneReader,
-                                    std::memory_order_relaxed)) {
-        return true;
-      }
+    // Most often there is no other: a guess saves a load, which would wait for
+    // the last atomic operation to end.
+    uint64_t content = Platform::Self();
+    while (!own.compare_exchange_weak(content, content + kOneReader,
+                                      std::memory_order_relaxed)) {
+      if (OwnerOf(content) != Platform::Self()) return false;
     }
-    return false;
+    return true;
   }
 
-  // One reader less; false if there is none.
+  // One reader less; false if there is none, or the slot is another's.
   bool Leave(Slot& own) {
-    uint64_t content = own.load(std::memory_order_relaxed);
-    do {
+    uint64_t content = Platform::Self() | kOneReader;  // a guess, too
+    // Release: what the reader did is visible to the writer in Drained().
+    while (!own.compare_exchange_weak(content, content - kOneReader,
+                                      std::memory_order_release,
+                                      std::memory_order_relaxed)) {
       if (OwnerOf(content) != Platform::Self() || ReadersOf(content) == 0) {
         return false;
       }
-      // Release: what the reader did is visible to the writer in Drained().
-    } while (!own.compare_exchange_weak(content, content - kOneReader,
-                                        std::memory_order_release,
-                                        std::memory_order_relaxed));
+    }
     // Either the writer sees this before it sleeps, or it is seen here.
     FenceBeforeNotifyAfterRmw();
     gate_.Notify();
@@ -211,7 +213,7 @@ class ABSL_LOCKABLE BasicInPlaceRWLock {
     return false;
   }
 
-  AcquireResult AcquireSharedSlow(Slot* own, Deadline deadline)
+  AcquireResult AcquireSharedSlow(Deadline deadline)
       ABSL_NO_THREAD_SAFETY_ANALYSIS;
 
   // ---- With the lock held.
@@ -319,12 +321,16 @@ bool BasicInPlaceRWLock<Platform, kSlots>::Release()
 
 template <class Platform, size_t kSlots>
 AcquireResult BasicInPlaceRWLock<Platform, kSlots>::AcquireSharedSlow(
-    Slot* own, Deadline deadline) {
-  // Not for the lock itself: readers that take turns with it would make each
-  // other come here again and again.
-  if (own != nullptr && deadline != Deadline::Now() &&
-      reader_spin_.Until([this, own] { return Enter(*own); })) {
-    return kAcquired;
+    Deadline deadline) {
+  Slot* const own = FindOwn();
+  if (own != nullptr) {
+    if (own != &Home() && Enter(*own)) return kAcquired;
+    // Not for the lock itself: readers that take turns with it would make each
+    // other come here again and again.
+    if (deadline != Deadline::Now() &&
+        reader_spin_.Until([this, own] { return Enter(*own); })) {
+      return kAcquired;
+    }
   }
   if (!lock_.AcquireUntil(deadline)) return kTimedOut;
   FenceBeforeNotifyAfterRmw();

@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <linux/futex.h>
 #include <pthread.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -58,14 +59,21 @@ struct Slot {
 struct alignas(64) PaddedSlot : Slot {};
 
 struct Table {
+  uint64_t pid_namespace;      // that of all processes in it; 0 if unknown
   std::atomic<uint32_t> next;  // where the search for a free slot begins
   PaddedSlot slots[kSlots];
 };
 
-constexpr uint64_t kLayout = LayoutFingerprint("liveness", 1, sizeof(Table));
+constexpr uint64_t kLayout = LayoutFingerprint("liveness", 2, sizeof(Table));
 
 bool Certified(uint32_t life) {
   return (life & FUTEX_TID_MASK) != 0 && (life & FUTEX_OWNER_DIED) == 0;
+}
+
+// Names the calling process's, 0 if the kernel does not tell.
+uint64_t PidNamespace() {
+  struct stat info;
+  return stat("/proc/self/ns/pid", &info) == 0 ? info.st_ino : 0;
 }
 
 absl::StatusOr<std::shared_ptr<Segment>> CreateTable() {
@@ -73,6 +81,7 @@ absl::StatusOr<std::shared_ptr<Segment>> CreateTable() {
       {.name = "liveness", .layout = kLayout, .size = sizeof(Table)});
   if (!segment.ok()) return segment.status();
   auto* table = new ((*segment)->data()) Table;
+  table->pid_namespace = PidNamespace();
   pthread_mutexattr_t attributes;
   pthread_mutexattr_init(&attributes);
   pthread_mutexattr_setpshared(&attributes, PTHREAD_PROCESS_SHARED);
@@ -198,6 +207,13 @@ struct LivenessInternals {
     }
     if (absl::Status status = EnsureTable(); !status.ok()) return status;
     Table& shared = *table.load(std::memory_order_relaxed);
+    // Pids and the kernel's certificates mean other processes there.
+    if (const uint64_t own = PidNamespace();
+        own != shared.pid_namespace && own != 0 && shared.pid_namespace != 0) {
+      return absl::FailedPreconditionError(
+          "this process is in another PID namespace than the one that it has "
+          "its shared objects from");
+    }
     for (uint32_t i = 0; i < kSlots; ++i) {
       // Round robin, so that a slot and its generations last.
       const uint32_t index =

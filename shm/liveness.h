@@ -13,7 +13,7 @@
 // kernel certifies threads, not processes, a marked word is confirmed with what
 // the kernel tells about the process before anybody acts on it. No heartbeats:
 // a stopped or slow process is alive. All processes of a family must be in one
-// PID namespace.
+// PID namespace; one that is forked into another cannot use shared objects.
 //
 // A forked child takes a slot of its own before fork() returns in it. A child
 // made by a raw clone() or _Fork() does not, and must not use shared objects.
@@ -51,7 +51,7 @@ class Liveness {
   // Makes sure that the table exists and this process is in it. Called when a
   // shared object is created, so that later calls cannot fail. Errors: no
   // memory or descriptor for the table, or kMaxLiveProcesses reached
-  // (ResourceExhausted).
+  // (ResourceExhausted); another PID namespace (FailedPrecondition).
   static absl::Status Join();
 
   // The token of the calling process: one load. Joins the table first if need

@@ -1,5 +1,7 @@
 #include "mp/shm/liveness.h"
 
+#include <errno.h>
+#include <sched.h>
 #include <signal.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
@@ -9,6 +11,7 @@
 #include <atomic>
 #include <cstdint>
 #include <cstdio>
+#include <cstring>
 #include <random>
 #include <set>
 #include <thread>
@@ -281,6 +284,27 @@ TEST_F(LivenessTest, AChildForkedByAnotherThreadIsAMember) {
     child.Kill();
     EXPECT_TRUE(DeadWithin(*token, kEver));
   }).join();
+}
+
+// There, the pids in the table would be other processes'.
+TEST_F(LivenessTest, AProcessInAnotherPidNamespaceIsRefused) {
+  ASSERT_OK(Liveness::Join());
+  auto child = ChildProcess::Start([] {
+    if (unshare(CLONE_NEWPID) != 0 &&
+        unshare(CLONE_NEWUSER | CLONE_NEWPID) != 0) {
+      printf("not tested: unshare(CLONE_NEWPID): %s\n", strerror(errno));
+      return;
+    }
+    EXPECT_OK(Liveness::Join()) << "its children are elsewhere, not it";
+    const pid_t grandchild = fork();
+    if (grandchild == 0) {
+      _exit(absl::IsFailedPrecondition(Liveness::Join()) ? 42 : 1);
+    }
+    int status = 0;
+    ASSERT_EQ(waitpid(grandchild, &status, 0), grandchild);
+    EXPECT_EQ(WEXITSTATUS(status), 42);
+  });
+  child.ExpectExit(0);
 }
 
 TEST_F(LivenessTest, SlotsAreReusedAndTokensAreNot) {

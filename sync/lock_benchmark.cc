@@ -291,19 +291,25 @@ BENCHMARK(CreateLive)
     ->Arg(1'000'000)
     ->UseManualTime()
     ->Iterations(1);
+// So many iterations that the locks need not be made again and again to find
+// out how many would do.
+constexpr int64_t kPairs = 2'000'000;
 BENCHMARK(PairLive)
     ->Name("lock_pair_live/mp")
     ->ArgName("locks")
     ->Arg(1)
-    ->Arg(1'000'000);
+    ->Arg(1'000'000)
+    ->Iterations(kPairs);
 BENCHMARK_TEMPLATE(PairEach, mp::Lock)
     ->Name("lock_pair_each/mp")
     ->ArgName("locks")
-    ->Arg(1'000'000);
+    ->Arg(1'000'000)
+    ->Iterations(kPairs);
 BENCHMARK_TEMPLATE(PairEach, PaddedFloor)
     ->Name("lock_pair_each/floor")
     ->ArgName("locks")
-    ->Arg(1'000'000);
+    ->Arg(1'000'000)
+    ->Iterations(kPairs);
 
 BENCHMARK_TEMPLATE(LockPair, mp::RLock)->Name("rlock_pair/mp");
 BENCHMARK_TEMPLATE(LockPair, PthreadRecursive)->Name("rlock_pair/pthread");

@@ -348,7 +348,7 @@ TEST_F(RWLockKillTest, Storm) {
     ++state->reads;
     EXPECT_TRUE(lock_->ReleaseShared());
   };
-  Storm storm({.kills = 500, .max_interval = absl::Milliseconds(1)});
+  Storm storm({.kills = 300, .max_interval = absl::Milliseconds(1)});
   storm.AddRole("writer", 2, [&](StormWorker&) { write(); });
   storm.AddRole("reader", 3,
                 [&](StormWorker&) { read(lock_->AcquireShared()); });

@@ -5,6 +5,7 @@
 #include <limits.h>
 #include <pthread.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -18,15 +19,21 @@
 #include <utility>
 
 #include "absl/strings/escaping.h"
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "mp/base/errno_status.h"
 
 namespace mp {
 namespace {
 
-// The sockets that hold this process's names. A forked child closes its copies,
-// or it would keep names whose owner has ended.
+// The sockets that hold a name. Members go in reverse order: who finds the
+// location may rely on the name.
+struct Sockets {
+  UniqueFd name;
+  UniqueFd location;
+};
+
+// Those of this process. A forked child closes its copies, or it would keep
+// names whose owner has ended; so sockets are made with the mutex held.
 class OwnSockets {
  public:
   static OwnSockets& Get() {
@@ -34,13 +41,24 @@ class OwnSockets {
     return *sockets;
   }
 
-  uint64_t NewId() {
+  // The id that it has from now on.
+  absl::StatusOr<uint64_t> BindName(const std::string& address) {
     const std::lock_guard<std::mutex> lock(mutex_);
-    return ++last_id_;
+    absl::StatusOr<UniqueFd> socket = Bind(address);
+    if (!socket.ok()) return socket.status();
+    sockets_[++last_id_].name = *std::move(socket);
+    return last_id_;
   }
-  void Add(uint64_t id, UniqueFd socket) {
+  absl::Status BindLocation(uint64_t id, const std::string& address) {
     const std::lock_guard<std::mutex> lock(mutex_);
-    sockets_.emplace(id, std::move(socket));
+    const auto sockets = sockets_.find(id);
+    if (sockets == sockets_.end()) {
+      return absl::FailedPreconditionError("the name is not this process's");
+    }
+    absl::StatusOr<UniqueFd> socket = Bind(address);
+    if (!socket.ok()) return socket.status();
+    sockets->second.location = *std::move(socket);
+    return absl::OkStatus();
   }
   // False if there are none.
   bool Remove(uint64_t id) {
@@ -57,9 +75,12 @@ class OwnSockets {
                    });
   }
 
+  // A socket with this address in the abstract namespace.
+  static absl::StatusOr<UniqueFd> Bind(const std::string& address);
+
   std::mutex mutex_;
-  uint64_t last_id_ = 0;
-  std::multimap<uint64_t, UniqueFd> sockets_;
+  uint64_t last_id_ = 0;  // 0 is nobody's
+  std::map<uint64_t, Sockets> sockets_;
 };
 
 // Made before main(), while no other thread can fork: a child forked while the
@@ -85,8 +106,7 @@ std::string UniqueAddress(const std::string& escaped) {
 }
 std::string LocationPrefix() { return absl::StrCat("mp/at/", geteuid(), "/"); }
 
-// A socket with this address in the abstract namespace.
-absl::StatusOr<UniqueFd> Bind(const std::string& address) {
+absl::StatusOr<UniqueFd> OwnSockets::Bind(const std::string& address) {
   UniqueFd socket(::socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0));
   if (!socket) return ErrnoStatus(errno, "socket(AF_UNIX)");
   sockaddr_un where = {.sun_family = AF_UNIX, .sun_path = {}};
@@ -94,11 +114,15 @@ absl::StatusOr<UniqueFd> Bind(const std::string& address) {
   std::copy(address.begin(), address.end(), where.sun_path + 1);
   const auto size = static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + 1 +
                                            address.size());
-  if (bind(socket.get(), reinterpret_cast<const sockaddr*>(&where), size) !=
+  if (bind(socket.get(), reinterpret_cast<const sockaddr*>(&where), size) ==
       0) {
-    return ErrnoStatus(errno, absl::StrCat("bind(@", address, ")"));
+    return socket;
   }
-  return socket;
+  const int error = errno;
+  absl::Status status =
+      ErrnoStatus(error, absl::StrCat("bind(@", address, ")"));
+  if (error != EADDRINUSE) return status;
+  return absl::AlreadyExistsError(status.message());
 }
 
 std::string SegmentNameOf(const std::string& escaped) {
@@ -119,6 +143,15 @@ absl::StatusOr<UniqueFd> OpenSegment(const std::string& path,
   }
   UniqueFd fd(open(path.c_str(), O_RDWR | O_CLOEXEC | O_NOCTTY | O_NONBLOCK));
   if (!fd) return ErrnoStatus(errno, absl::StrCat("open(", path, ")"));
+  // Any user may bind any address.
+  struct stat info;
+  if (fstat(fd.get(), &info) != 0) {
+    return ErrnoStatus(errno, absl::StrCat("fstat(", path, ")"));
+  }
+  if (info.st_uid != geteuid()) {
+    return absl::PermissionDeniedError(
+        absl::StrCat(path, " belongs to user ", info.st_uid));
+  }
   return fd;
 }
 
@@ -127,30 +160,18 @@ absl::StatusOr<UniqueFd> OpenSegment(const std::string& path,
 absl::StatusOr<MemoryName> MemoryName::Claim(std::string_view name) {
   absl::StatusOr<std::string> escaped = Escape(name);
   if (!escaped.ok()) return escaped.status();
-  absl::StatusOr<UniqueFd> socket = Bind(UniqueAddress(*escaped));
-  if (!socket.ok()) {
-    // Of the codes of bind(), this is the one for an address in use.
-    if (!absl::StrContains(socket.status().message(), "EADDRINUSE")) {
-      return socket.status();
-    }
-    return absl::AlreadyExistsError(socket.status().message());
-  }
-  const uint64_t id = OwnSockets::Get().NewId();
-  OwnSockets::Get().Add(id, *std::move(socket));
-  return MemoryName(*std::move(escaped), id);
+  const absl::StatusOr<uint64_t> id =
+      OwnSockets::Get().BindName(UniqueAddress(*escaped));
+  if (!id.ok()) return id.status();
+  return MemoryName(*std::move(escaped), *id);
 }
 
 absl::Status MemoryName::Publish(int fd) {
-  absl::StatusOr<UniqueFd> socket =
-      Bind(absl::StrCat(LocationPrefix(), getpid(), "/", fd, "/", escaped_));
-  if (!socket.ok()) return socket.status();
-  OwnSockets::Get().Add(id_, *std::move(socket));
-  return absl::OkStatus();
+  return OwnSockets::Get().BindLocation(
+      id_, absl::StrCat(LocationPrefix(), getpid(), "/", fd, "/", escaped_));
 }
 
-bool MemoryName::GiveUp() {
-  return id_ != 0 && OwnSockets::Get().Remove(std::exchange(id_, 0));
-}
+bool MemoryName::GiveUp() { return OwnSockets::Get().Remove(id_); }
 
 std::string MemoryName::SegmentName() const { return SegmentNameOf(escaped_); }
 
@@ -159,7 +180,10 @@ absl::StatusOr<UniqueFd> MemoryName::Open(std::string_view name) {
   if (!escaped.ok()) return escaped.status();
   std::ifstream sockets("/proc/self/net/unix");
   if (!sockets) return ErrnoStatus(errno, "open(/proc/self/net/unix)");
-  // "... @mp/at/UID/PID/FD/NAME"
+  // "... @mp/at/UID/PID/FD/NAME". The first one that leads anywhere: there may
+  // be another for a moment, of an owner that has just given the name up.
+  absl::Status status = absl::NotFoundError(
+      absl::StrCat("no shared memory is named \"", *escaped, "\""));
   const std::string prefix = absl::StrCat(" @", LocationPrefix());
   for (std::string line; std::getline(sockets, line);) {
     const size_t at = line.find(prefix);
@@ -171,13 +195,14 @@ absl::StatusOr<UniqueFd> MemoryName::Open(std::string_view name) {
         location.substr(second + 1) != *escaped) {
       continue;
     }
-    return OpenSegment(
+    absl::StatusOr<UniqueFd> fd = OpenSegment(
         absl::StrCat("/proc/", location.substr(0, first), "/fd/",
                      location.substr(first + 1, second - first - 1)),
         *escaped);
+    if (fd.ok()) return fd;
+    status = fd.status();
   }
-  return absl::NotFoundError(
-      absl::StrCat("no shared memory is named \"", *escaped, "\""));
+  return status;
 }
 
 }  // namespace mp

@@ -54,7 +54,8 @@ class MemoryName {
   std::string SegmentName() const;
 
   // A descriptor of the segment published under `name` by any process of this
-  // user. NotFound if there is none, or as the system call failed.
+  // user. NotFound if there is none, PermissionDenied if it is another user's,
+  // or as the system call failed.
   static absl::StatusOr<UniqueFd> Open(std::string_view name);
 
  private:

@@ -2,30 +2,41 @@
 
 #include <fcntl.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
 
+#include <algorithm>
+#include <atomic>
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <optional>
 #include <random>
 #include <string>
 #include <string_view>
+#include <thread>
 #include <utility>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "mp/base/unique_fd.h"
 #include "mp/shm/segment.h"
 #include "mp/testing/child.h"
 #include "mp/testing/process_test.h"
+#include "mp/testing/shared_page.h"
 #include "mp/testing/status_matchers.h"
 
 namespace mp {
 namespace {
 
 using ::mp::testing::ChildProcess;
+using ::mp::testing::SharedPage;
 using ::mp::testing::StatusIs;
 using ::testing::HasSubstr;
 
@@ -108,6 +119,47 @@ TEST_F(MemoryNameTest, OfAClosedDescriptor) {
   EXPECT_OK(name.Publish(1'000'000));
   EXPECT_THAT(MemoryName::Open(name_).status(),
               StatusIs(absl::StatusCode::kNotFound, HasSubstr("readlink")));
+}
+
+// The child must not keep a name that was being claimed when it was forked.
+TEST_F(MemoryNameTest, ForkedWhileAnotherThreadClaims) {
+  for (int i = 0; i < 50; ++i) {
+    SharedPage<std::atomic<int>> stage;
+    std::optional<absl::StatusOr<MemoryName>> name;
+    std::thread claims([&] { name.emplace(MemoryName::Claim(name_)); });
+    auto child = ChildProcess::Start([&] {
+      *stage = 1;
+      while (*stage == 1) absl::SleepFor(absl::Microseconds(100));
+    });
+    claims.join();
+    while (*stage != 1) absl::SleepFor(absl::Microseconds(100));
+    ASSERT_OK(name->status());
+    EXPECT_TRUE((*name)->GiveUp());
+    EXPECT_OK(MemoryName::Claim(name_)) << "the child has it";
+    *stage = 2;
+    child.ExpectExit(0);
+  }
+}
+
+// The line that a dead owner has left, so to speak, does not hide another.
+TEST_F(MemoryNameTest, AStaleLocationHidesNothing) {
+  const std::string location =
+      absl::StrCat("mp/at/", geteuid(), "/", getpid(), "/1000000/", name_);
+  const UniqueFd stale(socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+  sockaddr_un where = {.sun_family = AF_UNIX, .sun_path = {}};
+  std::copy(location.begin(), location.end(), where.sun_path + 1);
+  ASSERT_EQ(bind(stale.get(), reinterpret_cast<const sockaddr*>(&where),
+                 static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + 1 +
+                                        location.size())),
+            0);
+  EXPECT_THAT(MemoryName::Open(name_).status(),
+              StatusIs(absl::StatusCode::kNotFound, HasSubstr("readlink")));
+  ASSERT_OK_AND_ASSIGN(MemoryName name, MemoryName::Claim(name_));
+  ASSERT_OK_AND_ASSIGN(
+      std::shared_ptr<Segment> segment,
+      Segment::Create({.name = name.SegmentName(), .layout = 1, .size = 10}));
+  EXPECT_OK(name.Publish(segment->fd()));
+  EXPECT_OK(MemoryName::Open(name_));
 }
 
 }  // namespace

@@ -117,6 +117,7 @@ TEST_F(RawArrayTest, CopiesMeanTheSameArray) {
   RawArray<int> second = *first;
   EXPECT_EQ(second, *first);
   EXPECT_FALSE(second == RawArray<int>(3));
+  EXPECT_FALSE(RawArray<int>(0) == RawArray<int>(0));
   (*first)[1] = 2;
   first.reset();
   EXPECT_THAT(*second, ElementsAre(0, 2, 0));

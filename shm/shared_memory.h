@@ -24,12 +24,13 @@
 //
 // The process that creates a named block owns the name: the name is free again
 // when that process ends, kill -9 included, drops its last handle, or calls
-// Unlink(). The memory stays as long as somebody has it. Who opens a block
-// never owns it. Programs must run as the same user, see each other in /proc,
-// and be in one network namespace; an owner that is not dumpable
-// (PR_SET_DUMPABLE) is not found. Locks and the other primitives of mp do not
-// work in named blocks between unrelated programs, which cannot know of each
-// other's death (mp/shm/liveness.h): there is std::atomic.
+// Unlink(), and children that were being forked at that moment have begun to
+// run. The memory stays as long as somebody has it. Who opens a block never
+// owns it. Programs must run as the same user, see each other in /proc, and be
+// in one network namespace; the descriptors of an owner that is not dumpable
+// (PR_SET_DUMPABLE) are not for us to see. Locks and the other primitives of mp
+// do not work in named blocks between unrelated programs, which cannot know of
+// each other's death (mp/shm/liveness.h): there is std::atomic.
 //
 // Threads: all calls are safe from any thread. What the bytes mean, and who may
 // write when, is yours to decide.

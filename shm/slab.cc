@@ -30,6 +30,7 @@ class Allocator {
   }
 
   absl::StatusOr<std::shared_ptr<std::byte>> Allocate(size_t size) {
+    size = std::max<size_t>(size, 1);  // also nothing has an address of its own
     if (size > kLargestInSlab) {
       absl::StatusOr<std::shared_ptr<Segment>> own = NewSlab(size);
       if (!own.ok()) return own.status();

@@ -49,13 +49,16 @@ inline constexpr bool kIsAtomicWithLock<std::atomic<T>> =
 
 // Types that may live in shared memory. Another process maps them at another
 // address and may die holding them, so: no virtual functions, no destructor
-// that matters, a layout that both compilers agree on; atomics without a lock.
-// A pointer or such an atomic inside cannot be detected; do not put one there.
+// that matters, a layout that both compilers agree on; atomics without a lock;
+// not std::mutex and the like, which are for one process. What is inside a
+// structure cannot be detected; do not put any of these there.
 template <class T>
 concept SafeInSharedMemory =
     std::is_standard_layout_v<T> && std::is_trivially_destructible_v<T> &&
     !shm_internal::kMeansAnAddress<T> &&
-    !shm_internal::kIsAtomicWithLock<T>;
+    !shm_internal::kIsAtomicWithLock<T> && !requires {
+  typename T::native_handle_type;
+};
 
 namespace shm_internal {
 
@@ -74,7 +77,7 @@ constexpr void RequireSafe() {
   static_assert(SafeInSharedMemory<T>,
                 "mp: this type cannot live in shared memory: it needs a "
                 "standard layout and a trivial destructor, and must be no "
-                "pointer, view or atomic with a lock");
+                "pointer, view, std::mutex or atomic with a lock");
   static_assert(alignof(T) <= kSlabAlignment,
                 "mp: shared objects are aligned to 64 bytes at most");
 }

@@ -12,6 +12,7 @@
 #include <cstdint>
 #include <fstream>
 #include <memory>
+#include <mutex>
 #include <set>
 #include <string>
 #include <thread>
@@ -55,6 +56,7 @@ static_assert(!SafeInSharedMemory<int&>);
 static_assert(!SafeInSharedMemory<std::string>);
 static_assert(!SafeInSharedMemory<NotTrivial>);
 static_assert(!SafeInSharedMemory<Virtual>);
+static_assert(!SafeInSharedMemory<std::mutex>);
 
 std::shared_ptr<std::byte> MustAllocate(size_t size) {
   absl::StatusOr<std::shared_ptr<std::byte>> memory =

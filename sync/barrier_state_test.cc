@@ -240,8 +240,8 @@ TEST(BarrierStateInterleavingsTest, EverySchedule) {
       });
   printf("%lld schedules, %lld with a death\n", static_cast<long long>(alive),
          static_cast<long long>(deaths));
-  EXPECT_GT(alive, 1'000);
-  EXPECT_GT(deaths, 1'000);
+  EXPECT_GT(alive, 50);
+  EXPECT_GT(deaths, 50);
 }
 
 }  // namespace

@@ -446,8 +446,8 @@ TYPED_TEST(InPlaceConditionInterleavingsTest, EverySchedule) {
       KillUnderEverySchedule(/*preemptions=*/1, /*victim=*/0, scenario);
   printf("%lld schedules, %lld with a death\n", static_cast<long long>(alive),
          static_cast<long long>(deaths));
-  EXPECT_GT(alive, 1'000);
-  EXPECT_GT(deaths, 1'000);
+  EXPECT_GT(alive, 50);
+  EXPECT_GT(deaths, 50);
 }
 
 }  // namespace

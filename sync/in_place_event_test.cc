@@ -159,8 +159,8 @@ TEST(InPlaceEventInterleavingsTest, EverySchedule) {
       KillUnderEverySchedule(/*preemptions=*/1, /*victim=*/2, scenario);
   printf("%lld schedules, %lld with a death\n", static_cast<long long>(alive),
          static_cast<long long>(deaths));
-  EXPECT_GT(alive, 1'000);
-  EXPECT_GT(deaths, 1'000);
+  EXPECT_GT(alive, 50);
+  EXPECT_GT(deaths, 50);
 }
 
 }  // namespace

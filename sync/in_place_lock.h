@@ -80,6 +80,7 @@ class ABSL_LOCKABLE BasicInPlaceLock {
   // Frees the lock, which the caller holds, as if its holder had died: the next
   // one gets kOwnerDied. For a holder that could not finish a repair.
   void ReleaseUnrepaired() {
+    MP_CHECK(owner() == Platform::Self()) << "not the holder";
     word_.store(kDeadToken | kSleepers, std::memory_order_release);
     Platform::Unpark(word_, 1);
   }

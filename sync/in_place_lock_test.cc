@@ -154,6 +154,10 @@ TEST_F(InPlaceLockTest, ReleasedUnrepairedLooksLikeADeath) {
   EXPECT_TRUE(lock.Release());
 }
 
+TEST_F(InPlaceLockTest, OnlyTheHolderReleasesUnrepaired) {
+  EXPECT_DEATH(account_->lock.ReleaseUnrepaired(), "not the holder");
+}
+
 TEST_F(InPlaceLockTest, UnlockOfAFreeLockAborts) {
   EXPECT_DEATH(account_->lock.unlock(), "nobody alive holds");
 }
@@ -289,8 +293,8 @@ TEST(InPlaceLockInterleavingsTest, EverySchedule) {
   const int64_t deaths = KillUnderEverySchedule(3, /*victim=*/0, scenario);
   printf("%lld schedules, %lld with a death\n", static_cast<long long>(alive),
          static_cast<long long>(deaths));
-  EXPECT_GT(alive, 1'000);
-  EXPECT_GT(deaths, 1'000);
+  EXPECT_GT(alive, 50);
+  EXPECT_GT(deaths, 50);
 }
 
 }  // namespace

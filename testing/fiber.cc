@@ -40,16 +40,23 @@ namespace {
 constexpr size_t kStackSize = size_t{256} << 10;
 
 // Stacks are used again: a simulation needs millions of them.
-using Stack = std::unique_ptr<std::byte[]>;
+struct Stack {
+  std::unique_ptr<std::byte[]> memory;
+  // AddressSanitizer's, where it keeps variables that it wants to find out
+  // about when they are used after their function has returned.
+  void* fake = nullptr;
+};
 thread_local std::vector<Stack> spare_stacks;
 
 Stack TakeStack() {
-  if (spare_stacks.empty()) return Stack(new std::byte[kStackSize]);
+  if (spare_stacks.empty()) {
+    return {.memory = std::unique_ptr<std::byte[]>(new std::byte[kStackSize])};
+  }
   Stack stack = std::move(spare_stacks.back());
   spare_stacks.pop_back();
 #ifdef MP_ASAN
   // Of a fiber that exited, frames are left.
-  ASAN_UNPOISON_MEMORY_REGION(stack.get(), kStackSize);
+  ASAN_UNPOISON_MEMORY_REGION(stack.memory.get(), kStackSize);
 #endif
   return stack;
 }
@@ -75,7 +82,6 @@ struct Fiber::State {
   ucontext_t resumer;
   Exceptions exceptions;
 #ifdef MP_ASAN
-  void* fake_stack = nullptr;
   void* resumers_fake_stack = nullptr;
   const void* resumers_stack = nullptr;
   size_t resumers_stack_size = 0;
@@ -100,7 +106,7 @@ struct Fiber::State {
     running = this;
     std::swap(exceptions, ExceptionsOfThread());
 #ifdef MP_ASAN
-    __sanitizer_start_switch_fiber(&resumers_fake_stack, stack.get(),
+    __sanitizer_start_switch_fiber(&resumers_fake_stack, stack.memory.get(),
                                    kStackSize);
 #endif
 #ifdef MP_TSAN
@@ -116,9 +122,8 @@ struct Fiber::State {
   }
   void SwitchBack() {
 #ifdef MP_ASAN
-    // Null frees what a fiber that ends has.
-    __sanitizer_start_switch_fiber(ended ? nullptr : &fake_stack,
-                                   resumers_stack, resumers_stack_size);
+    __sanitizer_start_switch_fiber(&stack.fake, resumers_stack,
+                                   resumers_stack_size);
 #endif
 #ifdef MP_TSAN
     __tsan_switch_to_fiber(resumers_tsan, 0);
@@ -129,7 +134,7 @@ struct Fiber::State {
   // The first thing in the fiber after a switch.
   void Arrive() {
 #ifdef MP_ASAN
-    __sanitizer_finish_switch_fiber(fake_stack, &resumers_stack,
+    __sanitizer_finish_switch_fiber(stack.fake, &resumers_stack,
                                     &resumers_stack_size);
 #endif
   }
@@ -138,7 +143,7 @@ struct Fiber::State {
 Fiber::Fiber(std::function<void()> body) : state_(new State) {
   state_->body = std::move(body);
   MP_PCHECK(getcontext(&state_->context) == 0) << "getcontext";
-  state_->context.uc_stack.ss_sp = state_->stack.get();
+  state_->context.uc_stack.ss_sp = state_->stack.memory.get();
   state_->context.uc_stack.ss_size = kStackSize;
   state_->context.uc_link = nullptr;
   makecontext(&state_->context, State::Main, 0);

@@ -9,6 +9,16 @@
 
 namespace mp::testing {
 
+namespace {
+
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+constexpr bool kWithSanitizer = true;
+#else
+constexpr bool kWithSanitizer = false;
+#endif
+
+}  // namespace
+
 thread_local SimulatedMachine* SimulatedMachine::here_ = nullptr;
 
 size_t Decisions::Choose(size_t of) {
@@ -30,6 +40,7 @@ bool Decisions::Next() {
 
 bool SimulatedMachine::Run(size_t processes, int kills,
                            std::function<void(size_t)> body) {
+  MP_CHECK(processes_.empty()) << "a machine runs once";
   processes_.resize(processes);
   kills_left_ = kills;
   for (size_t i = 0; i < processes; ++i) {
@@ -220,6 +231,7 @@ int64_t KillAtEveryStep(
 
 int64_t RunEverySchedule(
     int preemptions, const std::function<void(SimulatedMachine&)>& scenario) {
+  if (kWithSanitizer && preemptions > 0) --preemptions;
   Decisions decisions;
   int64_t schedules = 0;
   do {

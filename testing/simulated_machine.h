@@ -78,7 +78,7 @@ class SimulatedMachine {
     MP_CHECK(here_ != nullptr) << "an access outside of Run()";
     return *here_;
   }
-  static size_t Self() { return here_->turn_; }
+  static size_t Self() { return Here().turn_; }
   static Token SelfToken() { return TokenOf(Self()); }
   static constexpr Token TokenOf(size_t process) {
     return static_cast<Token>(process) + kFirstToken;
@@ -183,6 +183,8 @@ int64_t KillAtEveryStep(uint64_t seed, size_t victim,
 // on. (Few of them find most mistakes: M. Musuvathi, S. Qadeer, "Iterative
 // context bounding for systematic testing of multithreaded programs", 2007.)
 // Ends when an assertion has failed. Returns how many schedules there were.
+// With sanitizers, which take a hundred times as long, with one preemption
+// less.
 int64_t RunEverySchedule(
     int preemptions, const std::function<void(SimulatedMachine&)>& scenario);
 

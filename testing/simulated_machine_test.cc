@@ -202,7 +202,7 @@ TEST(SimulatedMachineTest, EveryScheduleIsTriedOnce) {
 }
 
 TEST(SimulatedMachineTest, AFewPreemptionsFindALostUpdate) {
-  for (const int preemptions : {0, 1}) {
+  for (const int preemptions : {0, 2}) {
     bool lost = false;
     RunEverySchedule(preemptions, [&](SimulatedMachine& machine) {
       SimulatedAtomic<uint32_t> count;
@@ -218,7 +218,7 @@ TEST(SimulatedMachineTest, AFewPreemptionsFindALostUpdate) {
 TEST(SimulatedMachineTest, KillsUnderEverySchedule) {
   std::set<int> done;
   const int64_t schedules = KillUnderEverySchedule(
-      /*preemptions=*/1, /*victim=*/0, [&](SimulatedMachine& machine) {
+      /*preemptions=*/2, /*victim=*/0, [&](SimulatedMachine& machine) {
         int steps = 0;
         EXPECT_TRUE(machine.Run(2, /*kills=*/0, [&](size_t self) {
           for (int i = 0; i < 3; ++i) {

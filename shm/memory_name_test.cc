@@ -1,6 +1,7 @@
 #include "mp/shm/memory_name.h"
 
 #include <fcntl.h>
+#include <signal.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/un.h>
@@ -124,20 +125,20 @@ TEST_F(MemoryNameTest, OfAClosedDescriptor) {
 // The child must not keep a name that was being claimed when it was forked.
 TEST_F(MemoryNameTest, ForkedWhileAnotherThreadClaims) {
   for (int i = 0; i < 50; ++i) {
-    SharedPage<std::atomic<int>> stage;
+    SharedPage<std::atomic<bool>> runs;
     std::optional<absl::StatusOr<MemoryName>> name;
     std::thread claims([&] { name.emplace(MemoryName::Claim(name_)); });
     auto child = ChildProcess::Start([&] {
-      *stage = 1;
-      while (*stage == 1) absl::SleepFor(absl::Microseconds(100));
+      *runs = true;
+      for (;;) pause();
     });
     claims.join();
-    while (*stage != 1) absl::SleepFor(absl::Microseconds(100));
+    while (!*runs) absl::SleepFor(absl::Microseconds(100));
     ASSERT_OK(name->status());
     EXPECT_TRUE((*name)->GiveUp());
     EXPECT_OK(MemoryName::Claim(name_)) << "the child has it";
-    *stage = 2;
-    child.ExpectExit(0);
+    child.Kill();
+    child.ExpectSignal(SIGKILL);
   }
 }
 

@@ -26,7 +26,7 @@ class Fiber {
   explicit Fiber(std::function<void()> body);
   Fiber(const Fiber&) = delete;
   Fiber& operator=(const Fiber&) = delete;
-  // One that has not ended must have exited: see Exit().
+  // One that has not ended is dropped as if it had exited: see Exit().
   ~Fiber();
 
   // Goes on where the body yielded last, until it yields again or ends. Not

@@ -99,15 +99,13 @@ class BasicBarrierState {
   // before they came, as each of them has had the lock.
   void Enter(Stage stage) { stage_.store(stage, std::memory_order_release); }
 
-  // With the lock held: nobody is inside any more.
-  void FillAgainIfEmpty() {
-    const bool empty =
-        std::all_of(entries().begin(), entries().end(), [](const Entry& entry) {
-          return entry.load(std::memory_order_relaxed) == kNoToken;
-        });
-    if (empty && (stage() == kDraining || stage() == kResetting)) {
-      Enter(kFilling);
-    }
+  // How many parties are inside, the unburied dead among them. Exact only with
+  // the lock held.
+  uint32_t Inside() {
+    return static_cast<uint32_t>(
+        std::count_if(entries().begin(), entries().end(), [](const Entry& e) {
+          return e.load(std::memory_order_relaxed) != kNoToken;
+        }));
   }
 
   // With the lock held: takes the entries of the dead away. The barrier is
@@ -202,22 +200,23 @@ int BasicBarrierState<Platform>::Come(bool opens, Deadline deadline) {
       const Hold hold(lock_);
       if (stage() == kBroken) return kBarrierBroken;
       if (stage() == kFilling) {
-        // While it fills, nobody leaves but by breaking it. So the entries in
-        // use are the first ones, and fewer than there are parties.
-        int place = 0;
-        for (Entry& entry : entries()) {
-          if (entry.load(std::memory_order_relaxed) != kNoToken) {
-            ++place;
-            continue;
-          }
-          entry.store(Platform::Self(), std::memory_order_relaxed);
-          break;
+        // While it fills, nobody leaves but by breaking it. So a round in which
+        // nobody dies takes the entries in their order.
+        size_t place = 0;
+        while (place < parties_ &&
+               entries()[place].load(std::memory_order_relaxed) != kNoToken) {
+          ++place;
         }
-        if (place + 1 == static_cast<int>(parties_)) {
+        if (place == parties_) {  // the dead are inside
+          BuryTheDead();
+          return kBarrierBroken;
+        }
+        entries()[place].store(Platform::Self(), std::memory_order_relaxed);
+        if (Inside() == parties_) {
           BuryTheDead();
           if (stage() == kFilling) Enter(opens ? kDraining : kActing);
         }
-        return place;
+        return static_cast<int>(place);
       }
     }
     if (!WaitFor([this] { return !busy(); }, deadline)) return kBarrierTimedOut;
@@ -235,9 +234,11 @@ int BasicBarrierState<Platform>::Leave(int place, bool timed_out) {
     } else if (stage() == kDraining) {
       result = place;
     }
+    // The last one out lets it fill again, while it still has its entry: if it
+    // dies now, that is found. In an empty barrier nobody would look.
+    if (busy() && Inside() == 1) Enter(kFilling);
     entries()[static_cast<size_t>(place)].store(kNoToken,
                                                 std::memory_order_relaxed);
-    FillAgainIfEmpty();
     if (stage() == kDraining) return result;  // others have to leave still
   }
   NotifyAll();
@@ -249,19 +250,14 @@ void BasicBarrierState<Platform>::Reset() {
   {
     const Hold hold(lock_);
     BuryTheDead();
-    if (stage() != kDraining) Enter(kResetting);
-    FillAgainIfEmpty();
+    if (stage() != kDraining) Enter(Inside() > 0 ? kResetting : kFilling);
   }
   NotifyAll();
 }
 
 template <class Platform>
 uint32_t BasicBarrierState<Platform>::waiting() {
-  if (!closed()) return 0;
-  return static_cast<uint32_t>(
-      std::count_if(entries().begin(), entries().end(), [](const Entry& entry) {
-        return entry.load(std::memory_order_relaxed) != kNoToken;
-      }));
+  return closed() ? Inside() : 0;
 }
 
 }  // namespace mp

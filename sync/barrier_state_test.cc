@@ -219,6 +219,48 @@ TEST(BarrierStateInterleavingsTest, ADeathAtEveryStep) {
   EXPECT_GT(deaths, 300);
 }
 
+// A party dies, wherever, and another one comes in its place: as in a program
+// that restarts its workers, nobody else has to do anything.
+TEST(BarrierStateInterleavingsTest, TheDeadAreReplaced) {
+  constexpr size_t kVictim = 0;
+  constexpr size_t kSurvivor = 1;
+  int64_t deaths = 0;
+  for (uint64_t seed = 0; seed < 60; ++seed) {
+    deaths += KillAtEveryStep(seed, kVictim, [&](SimulatedMachine& machine) {
+      Instance barrier(2);
+      SimulatedAtomic<uint32_t> done, stop;
+      const auto wait_or_mend = [&] {
+        const bool passed = barrier->Wait(kNoAction, Deadline::Infinite()) >= 0;
+        if (!passed) barrier->Reset();
+        return passed;
+      };
+      EXPECT_TRUE(machine.Run(3, /*kills=*/0, [&](size_t self) {
+        if (self == kVictim) {
+          for (int round = 0; round < 2; ++round) wait_or_mend();
+          done.store(1, std::memory_order_relaxed);
+          SimulatedPlatform::Unpark(done, 1);
+        } else if (self == kSurvivor) {
+          while (stop.load(std::memory_order_relaxed) == 0) wait_or_mend();
+        } else {  // the replacement
+          const Token victim = SimulatedMachine::TokenOf(kVictim);
+          ParkSlices slices;
+          while (done.load(std::memory_order_relaxed) == 0 &&
+                 !machine.IsDead(victim)) {
+            SimulatedPlatform::Park(done, 0, victim, Deadline::Infinite(),
+                                    slices);
+          }
+          while (!wait_or_mend()) {
+          }
+          stop.store(1, std::memory_order_relaxed);
+          barrier->Abort();
+        }
+      })) << "stuck";
+    });
+    ASSERT_FALSE(::testing::Test::HasFailure()) << seed;
+  }
+  EXPECT_GT(deaths, 300);
+}
+
 // Two parties, twice. Says how many schedules there were.
 TEST(BarrierStateInterleavingsTest, EverySchedule) {
   const int64_t alive =

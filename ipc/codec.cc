@@ -9,6 +9,7 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/cord.h"
+#include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
@@ -71,9 +72,79 @@ void Writer::Fail(absl::Status why) {
   next_ = end_;
 }
 
+bool Writer::CanSendDescriptors() {
+  if (descriptors_ != nullptr) return true;
+  Fail(absl::UnimplementedError(
+      "mp: a handle or a descriptor cannot be sent this way, only as an "
+      "argument of an mp::Process"));
+  return false;
+}
+
+void Writer::WriteDescriptor(int fd) {
+  if (!CanSendDescriptors()) return;
+  if (fd < 0) {
+    Fail(absl::InvalidArgumentError("mp: an empty UniqueFd cannot be sent"));
+    return;
+  }
+  Write(descriptors_->Add(fd));
+}
+
+void Writer::WriteSegment(const Segment* segment) {
+  if (!CanSendDescriptors()) return;
+  if (segment == nullptr) {
+    Fail(absl::InvalidArgumentError(
+        "mp: an empty handle or pointer, or one to memory of this process "
+        "alone, cannot be sent"));
+    return;
+  }
+  Write(descriptors_->AddSegment(*segment));
+}
+
 absl::Status Writer::Finish() {
   if (next_ != end_) Fail(codec_internal::WrongSizeForEncode());
   return std::move(status_);
+}
+
+void Codec<StaysBehind>::Write(StaysBehind value, Writer& writer) {
+  if (value.what != nullptr) {
+    writer.Fail(absl::InvalidArgumentError(
+        absl::StrCat("mp: a handle with ", value.what,
+                     " cannot be sent: that is a function of this process")));
+  }
+  writer.Write(uint8_t{0});
+}
+
+StaysBehind Codec<StaysBehind>::Read(Reader& reader) {
+  reader.Read<uint8_t>();
+  return StaysBehind();
+}
+
+UniqueFd Reader::ReadDescriptor() {
+  const auto index = Read<uint32_t>();
+  if (!ok()) return UniqueFd();
+  IncomingDescriptors none;
+  absl::StatusOr<UniqueFd> fd =
+      (descriptors_ == nullptr ? none : *descriptors_).Take(index);
+  if (fd.ok()) return *std::move(fd);
+  Fail(fd.status());
+  return UniqueFd();
+}
+
+std::shared_ptr<Segment> Reader::ReadSegment(uint64_t layout) {
+  const auto index = Read<uint32_t>();
+  if (!ok()) return nullptr;
+  IncomingDescriptors none;
+  absl::StatusOr<std::shared_ptr<Segment>> segment =
+      (descriptors_ == nullptr ? none : *descriptors_)
+          .TakeSegment(index, layout);
+  if (segment.ok()) return *std::move(segment);
+  Fail(segment.status());
+  return nullptr;
+}
+
+void Reader::Fail(absl::Status why) {
+  if (status_.ok()) status_ = std::move(why);
+  next_ = end_;
 }
 
 void Reader::Fail(std::string_view what) {

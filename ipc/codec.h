@@ -15,6 +15,10 @@
 //   Duration and Time, of types that can be sent;
 // - structs of up to 16 public fields that can be sent, if they have no base
 //   class, C array, union or bit-field;
+// - handles of shared objects (mp::Lock, mp::Queue...), std::shared_ptr to what
+//   MakeShared() made, and UniqueFd: not copies but the same thing. They need
+//   a descriptor to travel beside the bytes, which arguments of a Process can;
+//   it is an error to put one into a Queue or to give one to a Pool's task;
 // - your own types, by one function or by specialising mp::Codec, see below.
 // What cannot be sent does not compile: pointers, references, views and
 // iterators mean nothing in another process. The fields of a struct as above
@@ -82,7 +86,12 @@
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "absl/types/span.h"
+#include "mp/base/unique_fd.h"
+#include "mp/ipc/attachments.h"
 #include "mp/ipc/codec_aggregate.h"
+#include "mp/shm/handle.h"
+#include "mp/shm/segment.h"
+#include "mp/shm/slab.h"
 
 namespace mp {
 
@@ -151,8 +160,12 @@ absl::Status DecodeInto(std::span<const std::byte> bytes, T& value);
 // dropped, and Encode() returns it.
 class Writer {
  public:
-  explicit Writer(std::span<std::byte> out)
-      : next_(out.data()), end_(next_ + out.size()) {}
+  // With null for descriptors, what needs one cannot be sent.
+  explicit Writer(std::span<std::byte> out,
+                  OutgoingDescriptors* descriptors = nullptr)
+      : next_(out.data()),
+        end_(next_ + out.size()),
+        descriptors_(descriptors) {}
   Writer(const Writer&) = delete;
   Writer& operator=(const Writer&) = delete;
 
@@ -161,6 +174,11 @@ class Writer {
   void WriteBytes(const void* data, size_t size);
   // For the number of elements or bytes that follow.
   void WriteLength(size_t length) { Write(uint64_t{length}); }
+  // Each takes kDescriptorSize bytes. The descriptor stays the caller's, who
+  // keeps it open until the message has gone.
+  void WriteDescriptor(int fd);
+  void WriteSegment(const Segment* segment);
+  static constexpr size_t kDescriptorSize = sizeof(uint32_t);
 
   // The value cannot be sent.
   void Fail(absl::Status why);
@@ -168,8 +186,11 @@ class Writer {
   absl::Status Finish();
 
  private:
+  bool CanSendDescriptors();
+
   std::byte* next_;
   std::byte* end_;
+  OutgoingDescriptors* descriptors_;
   int depth_ = 0;
   absl::Status status_;
 };
@@ -179,8 +200,12 @@ class Writer {
 // as long as it copes with any values and does not loop without end on zeros.
 class Reader {
  public:
-  explicit Reader(std::span<const std::byte> bytes)
-      : begin_(bytes.data()), next_(begin_), end_(begin_ + bytes.size()) {}
+  explicit Reader(std::span<const std::byte> bytes,
+                  IncomingDescriptors* descriptors = nullptr)
+      : begin_(bytes.data()),
+        next_(begin_),
+        end_(begin_ + bytes.size()),
+        descriptors_(descriptors) {}
   Reader(const Reader&) = delete;
   Reader& operator=(const Reader&) = delete;
 
@@ -194,8 +219,14 @@ class Reader {
   // hold if each element takes at least `min_element_size` bytes.
   size_t ReadLength(size_t min_element_size = 1);
 
+  // What was written; none, or null, after an error.
+  UniqueFd ReadDescriptor();
+  std::shared_ptr<Segment> ReadSegment(uint64_t layout);
+
   // The bytes are no valid message: `what` says why.
   void Fail(std::string_view what);
+  // They are, but what they stand for cannot be had.
+  void Fail(absl::Status why);
   bool ok() const { return status_.ok(); }
   size_t remaining() const { return static_cast<size_t>(end_ - next_); }
   // OK if there was no error and nothing is left over.
@@ -205,6 +236,7 @@ class Reader {
   const std::byte* begin_;
   const std::byte* next_;
   const std::byte* end_;
+  IncomingDescriptors* descriptors_;
   int depth_ = 0;
   absl::Status status_;
 };
@@ -253,6 +285,35 @@ concept HasMpFields = requires(Exactly<T> object) {
   MpFields(object);
 };
 
+// See mp/shm/handle.h.
+template <class T>
+using HandlePartsOf = decltype(HandleAccess::Parts(std::declval<const T&>()));
+
+template <class T>
+struct FromParts {
+  template <class... Part>
+  auto operator()(Part&&... parts) const
+      -> decltype(HandleAccess::FromParts<T>(std::forward<Part>(parts)...)) {
+    return HandleAccess::FromParts<T>(std::forward<Part>(parts)...);
+  }
+};
+
+template <class T, class Parts>
+inline constexpr bool kIsMadeFrom = false;
+template <class T, class... Part>
+inline constexpr bool kIsMadeFrom<T, std::tuple<Part...>> =
+    std::is_invocable_v<FromParts<T>, Part...>;
+
+template <class T>
+concept Handle = requires {
+  requires kIsMadeFrom<T, HandlePartsOf<T>>;
+};
+
+template <class T>
+concept ReadsInto = requires(Reader& reader, T& value) {
+  Codec<T>::ReadInto(reader, value);
+};
+
 template <class T>
 concept Container = requires(T& c, typename T::value_type& element) {
   c.size();
@@ -268,6 +329,7 @@ enum Kind {
   kPlain,
   kAggregate,
   kMpFields,
+  kHandle,
   kContainer,
 };
 
@@ -304,6 +366,8 @@ template <class T>
 consteval Kind KindOf() {
   if constexpr (HasMpFields<T>) {
     return kMpFields;
+  } else if constexpr (Handle<T>) {
+    return kHandle;
   } else if constexpr (std::is_pointer_v<T> || std::is_member_pointer_v<T> ||
                        std::is_null_pointer_v<T>) {
     return kPointer;
@@ -480,6 +544,83 @@ struct Codec<T> {
                   "mp: MpFields() must name at least one field");
     return fields;
   }
+};
+
+// Handles of shared objects, by their parts (mp/shm/handle.h).
+template <codec_internal::OfKind<codec_internal::kHandle> T>
+struct Codec<T> {
+  static size_t Size(const T& value) {
+    return EncodedSize(HandleAccess::Parts(value));
+  }
+  static void Write(const T& value, Writer& writer) {
+    writer.Write(HandleAccess::Parts(value));
+  }
+  // After an error the handle is one of nothing, as if moved from.
+  static T Read(Reader& reader) {
+    return std::apply(codec_internal::FromParts<T>(),
+                      reader.Read<codec_internal::HandlePartsOf<T>>());
+  }
+};
+
+template <>
+struct Codec<StaysBehind> {
+  static constexpr size_t Size(StaysBehind) { return 1; }
+  static void Write(StaysBehind value, Writer& writer);
+  static StaysBehind Read(Reader& reader);
+};
+
+template <uint64_t kLayout>
+struct Codec<SegmentPart<kLayout>> {
+  static constexpr size_t Size(const SegmentPart<kLayout>&) {
+    return Writer::kDescriptorSize;
+  }
+  static void Write(const SegmentPart<kLayout>& value, Writer& writer) {
+    writer.WriteSegment(value.segment.get());
+  }
+  static SegmentPart<kLayout> Read(Reader& reader) {
+    return {reader.ReadSegment(kLayout)};
+  }
+};
+
+// What MakeShared() and MakeSharedWithArray() return: the same object, not a
+// copy.
+template <SafeInSharedMemory T>
+struct Codec<std::shared_ptr<T>> {
+  static constexpr size_t Size(const std::shared_ptr<T>&) {
+    return Writer::kDescriptorSize + sizeof(uint64_t);
+  }
+  static void Write(const std::shared_ptr<T>& value, Writer& writer) {
+    const std::shared_ptr<Segment> segment = Segment::Of(value);
+    writer.WriteSegment(segment.get());
+    if (segment == nullptr) return;
+    writer.Write(static_cast<uint64_t>(
+        reinterpret_cast<const std::byte*>(value.get()) - segment->data()));
+  }
+  static std::shared_ptr<T> Read(Reader& reader) {
+    std::shared_ptr<Segment> segment =
+        reader.ReadSegment(shm_internal::kSlabLayout);
+    const uint64_t offset = reader.Read<uint64_t>();
+    if (segment == nullptr) return nullptr;
+    if (offset > segment->size() || sizeof(T) > segment->size() - offset ||
+        offset % shm_internal::kSlabAlignment != 0) {
+      reader.Fail("no object is at the place of a shared object");
+      return nullptr;
+    }
+    std::byte* const object = segment->data() + offset;
+    return std::shared_ptr<T>(std::move(segment), reinterpret_cast<T*>(object));
+  }
+};
+
+// The descriptor is duplicated; the sender keeps its own.
+template <>
+struct Codec<UniqueFd> {
+  static constexpr size_t Size(const UniqueFd&) {
+    return Writer::kDescriptorSize;
+  }
+  static void Write(const UniqueFd& value, Writer& writer) {
+    writer.WriteDescriptor(value.get());
+  }
+  static UniqueFd Read(Reader& reader) { return reader.ReadDescriptor(); }
 };
 
 // Strings, vectors, sets, maps...: the length, then the elements.
@@ -856,7 +997,7 @@ void Reader::ReadInto(T& value) {
     // The byte of an empty class may belong to its neighbour.
     if (bytes.empty() || std::is_empty_v<T>) return;
     std::memcpy(static_cast<void*>(&value), bytes.data(), sizeof(T));
-  } else if constexpr (requires { Codec<T>::ReadInto(*this, value); }) {
+  } else if constexpr (codec_internal::ReadsInto<T>) {
     const codec_internal::Nested nested(depth_);
     if (nested.too_deep()) Fail("it is nested too deeply");
     Codec<T>::ReadInto(*this, value);
@@ -902,7 +1043,8 @@ absl::StatusOr<T> Decode(std::span<const std::byte> bytes) {
     } else {
       return absl::StatusOr<T>(codec_internal::Load<T>(bytes.data()));
     }
-  } else if constexpr (std::default_initializable<T>) {
+  } else if constexpr (std::default_initializable<T> &&
+                       codec_internal::ReadsInto<T>) {
     absl::StatusOr<T> result(absl::in_place);
     absl::Status status = DecodeInto(bytes, *result);
     if (ABSL_PREDICT_FALSE(!status.ok())) result = std::move(status);

@@ -56,6 +56,7 @@
 #include <cstdint>
 #include <optional>
 #include <span>
+#include <tuple>
 #include <utility>
 
 #include "absl/status/status.h"
@@ -65,6 +66,7 @@
 #include "mp/base/deadline.h"
 #include "mp/ipc/codec.h"
 #include "mp/ipc/ring.h"
+#include "mp/shm/handle.h"
 
 namespace mp {
 
@@ -151,7 +153,9 @@ class Queue {
   friend bool operator==(const Queue&, const Queue&) = default;
 
  private:
+  friend struct HandleAccess;
   explicit Queue(ipc_internal::Ring ring) : ring_(std::move(ring)) {}
+  auto parts() const { return std::tuple(ring_); }
 
   static constexpr std::optional<size_t> FixedSize() {
     if constexpr (PlainBytes<T>) {

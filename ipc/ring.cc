@@ -33,14 +33,25 @@ absl::StatusOr<Ring> Ring::Create(const RingOptions& options) {
   const size_t capacity = std::bit_ceil(std::max(options.capacity_bytes, page));
   absl::StatusOr<std::shared_ptr<Segment>> segment =
       Segment::Create({.name = options.name,
-                       .layout = LayoutFingerprint("ring", 1, sizeof(Control)),
+                       .layout = kLayout,
                        .size = sizeof(Control),
                        .ring_size = capacity});
   if (!segment.ok()) return segment.status();
   auto* const control = new ((*segment)->data()) Control;
   control->max_records =
       options.max_records != 0 ? options.max_records : kNoLimit;
-  return Ring(*std::move(segment));
+  return Ring({*std::move(segment)});
+}
+
+Ring::Ring(SegmentPart<kLayout> part) {
+  if (part.segment == nullptr) return;
+  memory_ = part.segment->ring();
+  capacity_blocks_ = static_cast<uint32_t>(part.segment->ring_size() / kBlock);
+  MP_CHECK(std::has_single_bit(capacity_blocks_) &&
+           part.segment->size() >= sizeof(Control))
+      << "a ring in a segment that holds none";
+  control_ = std::shared_ptr<Control>(
+      part.segment, reinterpret_cast<Control*>(part.segment->data()));
 }
 
 void Ring::Close() {

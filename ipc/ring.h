@@ -25,6 +25,7 @@
 #include <mutex>
 #include <span>
 #include <string_view>
+#include <tuple>
 #include <utility>
 
 #include "absl/base/optimization.h"
@@ -34,6 +35,7 @@
 #include "mp/base/deadline.h"
 #include "mp/shm/adaptive_spin.h"
 #include "mp/shm/gate.h"
+#include "mp/shm/handle.h"
 #include "mp/shm/platform.h"
 #include "mp/shm/segment.h"
 #include "mp/sync/in_place_lock.h"
@@ -192,10 +194,13 @@ class Ring {
             : deadline);
   }
 
-  explicit Ring(std::shared_ptr<Segment> segment)
-      : control_(segment, reinterpret_cast<Control*>(segment->data())),
-        memory_(segment->ring()),
-        capacity_blocks_(static_cast<uint32_t>(segment->ring_size() / kBlock)) {
+  static constexpr uint64_t kLayout =
+      LayoutFingerprint("ring", 1, sizeof(Control));
+
+  friend struct mp::HandleAccess;
+  explicit Ring(SegmentPart<kLayout> part);
+  auto parts() const {
+    return std::tuple(SegmentPart<kLayout>{Segment::Of(control_)});
   }
 
   // Whether a record of `blocks` blocks fits between the cursors.

@@ -1,6 +1,5 @@
 #include "mp/process/this_process.h"
 
-#include <pthread.h>
 #include <signal.h>
 #include <unistd.h>
 
@@ -22,6 +21,7 @@
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "mp/base/check.h"
+#include "mp/base/fork_handlers.h"
 
 namespace mp::process_internal {
 namespace {
@@ -65,6 +65,10 @@ struct ThisProcess::Children {
   size_t sweep_at = kSweepMinimum;
 };
 
+// Before main(), while no other thread can fork.
+[[maybe_unused]] const bool ThisProcess::registered_ =
+    (AddForkHandlers({.in_child = &AfterForkInChild}), true);
+
 // Not destroyed: exit handlers and other threads use them to the end.
 constinit std::atomic<ThisProcess*> ThisProcess::current_{nullptr};
 constinit std::atomic<ThisProcess*> ThisProcess::inherited_{nullptr};
@@ -73,10 +77,6 @@ ThisProcess& ThisProcess::Get() {
   ThisProcess* self = current_.load(std::memory_order_acquire);
   if (self != nullptr) return *self;
   auto fresh = std::unique_ptr<ThisProcess>(new ThisProcess());
-  if (inherited_.load(std::memory_order_relaxed) == nullptr) {
-    // Two threads may register it twice, which does no harm.
-    MP_CHECK(pthread_atfork(nullptr, nullptr, &AfterForkInChild) == 0);
-  }
   if (current_.compare_exchange_strong(self, fresh.get(),
                                        std::memory_order_acq_rel)) {
     self = fresh.release();

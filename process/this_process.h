@@ -85,6 +85,7 @@ class ThisProcess {
 
   Children& children();
 
+  static const bool registered_;
   // The present process's object; none yet, or not since a fork.
   static std::atomic<ThisProcess*> current_;
   // What the process inherited at its last fork. Read only: its lock may be

@@ -15,11 +15,10 @@
 #include <new>
 #include <utility>
 
-#include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
 #include "mp/base/check.h"
+#include "mp/base/fork_handlers.h"
 #include "mp/base/process_identity.h"
-#include "mp/base/unique_fd.h"
 #include "mp/shm/segment.h"
 
 namespace mp {
@@ -158,8 +157,9 @@ struct LivenessInternals {
   absl::Status not_inherited;
 
   LivenessInternals() {
-    pthread_atfork([] { Get().BeforeFork(); }, [] { Get().AfterFork(); },
-                   [] { Get().InForkedChild(); });
+    AddForkHandlers({.before = [] { Get().BeforeFork(); },
+                     .in_parent = [] { Get().AfterFork(); },
+                     .in_child = [] { Get().InForkedChild(); }});
   }
 
   // Never destroyed: other threads may still run at exit.
@@ -195,10 +195,23 @@ struct LivenessInternals {
     if (!not_inherited.ok()) return not_inherited;
     absl::StatusOr<std::shared_ptr<Segment>> created = CreateTable();
     if (!created.ok()) return created.status();
-    segment = new std::shared_ptr<Segment>(*std::move(created));
+    Adopt(*std::move(created));
+    return absl::OkStatus();
+  }
+
+  void Adopt(std::shared_ptr<Segment> family) {
+    if (Slot* const own = own_slot.exchange(nullptr)) {
+      // Free for anybody, as if this process had never been there.
+      own->token.store(kNoToken, std::memory_order_release);
+      pthread_mutex_unlock(&own->life);
+      Liveness::self_.store(kNoToken, std::memory_order_relaxed);
+      Liveness::self_thread_ = 0;
+    }
+    not_inherited = absl::OkStatus();
+    // The old one stays mapped, as always.
+    segment = new std::shared_ptr<Segment>(std::move(family));
     table.store(reinterpret_cast<Table*>((*segment)->data()),
                 std::memory_order_release);
-    return absl::OkStatus();
   }
 
   absl::Status JoinLocked() {
@@ -305,6 +318,25 @@ absl::Status Liveness::Join() {
   LivenessInternals& internals = LivenessInternals::Get();
   const std::lock_guard<std::mutex> lock(internals.mutex);
   return internals.JoinLocked();
+}
+
+absl::StatusOr<int> Liveness::TableFd() {
+  LivenessInternals& internals = LivenessInternals::Get();
+  const std::lock_guard<std::mutex> lock(internals.mutex);
+  if (absl::Status status = internals.EnsureTable(); !status.ok()) {
+    return status;
+  }
+  return (*internals.segment)->fd();
+}
+
+absl::Status Liveness::Adopt(UniqueFd table) {
+  absl::StatusOr<std::shared_ptr<Segment>> segment =
+      Segment::Attach(std::move(table), kLayout);
+  if (!segment.ok()) return segment.status();
+  LivenessInternals& internals = LivenessInternals::Get();
+  const std::lock_guard<std::mutex> lock(internals.mutex);
+  internals.Adopt(*std::move(segment));
+  return absl::OkStatus();
 }
 
 Token Liveness::JoinOrDie() {

@@ -28,7 +28,9 @@
 
 #include "absl/base/optimization.h"
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "mp/base/futex.h"
+#include "mp/base/unique_fd.h"
 
 namespace mp {
 
@@ -61,6 +63,15 @@ class Liveness {
     if (ABSL_PREDICT_TRUE(token != kNoToken)) return token;
     return JoinOrDie();
   }
+
+  // For starting a program that shall belong to the family without being forked
+  // from it: the descriptor of the table, which is made if need be and remains
+  // the library's.
+  static absl::StatusOr<int> TableFd();
+  // In that program: makes the table its own. Call before there are other
+  // threads. Shared objects made before, as by the constructors of static
+  // objects, remain this process's and its children's; none may be held now.
+  static absl::Status Adopt(UniqueFd table);
 
   // Names the calling thread among all threads of the family, dead and alive:
   // one load. Token of the process in the upper half, a count of its threads in

@@ -3,7 +3,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
-#include <pthread.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -21,6 +20,7 @@
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "mp/base/errno_status.h"
+#include "mp/base/fork_handlers.h"
 
 namespace mp {
 namespace {
@@ -68,11 +68,13 @@ class OwnSockets {
 
  private:
   OwnSockets() {
-    pthread_atfork([] { Get().mutex_.lock(); }, [] { Get().mutex_.unlock(); },
-                   [] {
-                     Get().sockets_.clear();
-                     Get().mutex_.unlock();
-                   });
+    AddForkHandlers({.before = [] { Get().mutex_.lock(); },
+                     .in_parent = [] { Get().mutex_.unlock(); },
+                     .in_child =
+                         [] {
+                           Get().sockets_.clear();
+                           Get().mutex_.unlock();
+                         }});
   }
 
   // A socket with this address in the abstract namespace.

@@ -25,10 +25,12 @@
 #include <initializer_list>
 #include <memory>
 #include <span>
+#include <tuple>
 #include <utility>
 
 #include "absl/status/statusor.h"
 #include "mp/base/check.h"
+#include "mp/shm/handle.h"
 #include "mp/shm/slab.h"
 
 namespace mp {
@@ -78,8 +80,14 @@ class RawArray {
   }
 
  private:
+  friend struct HandleAccess;
   RawArray(std::shared_ptr<T[]> elements, size_t size)
       : elements_(std::move(elements)), size_(size) {}
+  auto parts() const {
+    return std::tuple(std::shared_ptr<T>(elements_, elements_.get()), size_);
+  }
+  RawArray(std::shared_ptr<T> first, size_t size)
+      : RawArray(std::shared_ptr<T[]>(first, first.get()), size) {}
 
   std::shared_ptr<T[]> elements_;
   size_t size_;

@@ -26,11 +26,13 @@
 
 #include <concepts>
 #include <memory>
+#include <tuple>
 #include <type_traits>
 #include <utility>
 
 #include "absl/status/statusor.h"
 #include "mp/base/check.h"
+#include "mp/shm/handle.h"
 #include "mp/shm/slab.h"
 
 namespace mp {
@@ -65,8 +67,10 @@ class RawValue {
 
  private:
   struct FromObject {};
+  friend struct HandleAccess;
   RawValue(FromObject, std::shared_ptr<T> object)
       : object_(std::move(object)) {}
+  auto parts() const { return std::tuple(FromObject(), object_); }
 
   std::shared_ptr<T> object_;
 };

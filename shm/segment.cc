@@ -156,9 +156,8 @@ absl::StatusOr<std::shared_ptr<Segment>> Segment::Map(UniqueFd fd,
     munmap(range, span);
     return ErrnoStatus(error, absl::StrCat("mmap(segment, ", span, " bytes)"));
   }
-  // Not make_shared: the constructor is private.
-  return std::shared_ptr<Segment>(
-      new Segment(std::move(fd), base, file_size, ring_size));
+  auto* const segment = new Segment(std::move(fd), base, file_size, ring_size);
+  return std::shared_ptr<Segment>(segment, Deleter{segment});
 }
 
 Segment::Segment(UniqueFd fd, std::byte* base, size_t file_size,

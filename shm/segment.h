@@ -56,6 +56,15 @@ class Segment {
   static absl::StatusOr<std::shared_ptr<Segment>> Attach(UniqueFd fd,
                                                          uint64_t layout);
 
+  // The segment that `object` lies in if that was made from the segment's
+  // pointer; null otherwise.
+  template <class T>
+  static std::shared_ptr<Segment> Of(const std::shared_ptr<T>& object) {
+    const Deleter* const deleter = std::get_deleter<Deleter>(object);
+    if (deleter == nullptr) return nullptr;
+    return std::shared_ptr<Segment>(object, deleter->segment);
+  }
+
   Segment(const Segment&) = delete;
   Segment& operator=(const Segment&) = delete;
   ~Segment();
@@ -73,6 +82,11 @@ class Segment {
 
  private:
   struct Header;
+  // All pointers into a segment share this; Of() finds the segment by it.
+  struct Deleter {
+    Segment* segment;
+    void operator()(Segment* last) const { delete last; }
+  };
 
   Segment(UniqueFd fd, std::byte* base, size_t file_size, size_t ring_size);
   static absl::StatusOr<std::shared_ptr<Segment>> Map(UniqueFd fd,

@@ -18,9 +18,8 @@ struct alignas(Segment::kHeaderSize) Prefix {
   uint64_t size;
 };
 
-constexpr uint64_t kLayout = LayoutFingerprint("block", 1, sizeof(Prefix));
-
 absl::StatusOr<std::shared_ptr<Segment>> NewSegment(std::string_view name,
+                                                    uint64_t layout,
                                                     size_t size) {
   // The sum would overflow; a segment knows what is too much otherwise.
   if (size == 0 || size > std::numeric_limits<size_t>::max() / 2) {
@@ -28,7 +27,7 @@ absl::StatusOr<std::shared_ptr<Segment>> NewSegment(std::string_view name,
         absl::StrCat("shared memory of ", size, " bytes"));
   }
   absl::StatusOr<std::shared_ptr<Segment>> segment = Segment::Create(
-      {.name = name, .layout = kLayout, .size = sizeof(Prefix) + size});
+      {.name = name, .layout = layout, .size = sizeof(Prefix) + size});
   if (segment.ok()) new ((*segment)->data()) Prefix{.size = size};
   return segment;
 }
@@ -50,7 +49,8 @@ SharedMemory::SharedMemory(size_t size)
     : SharedMemory(ValueOrDie(Create(size))) {}
 
 absl::StatusOr<SharedMemory> SharedMemory::Create(size_t size) {
-  absl::StatusOr<std::shared_ptr<Segment>> segment = NewSegment("block", size);
+  absl::StatusOr<std::shared_ptr<Segment>> segment =
+      NewSegment("block", kLayout, size);
   if (!segment.ok()) return segment.status();
   return SharedMemory(
       std::shared_ptr<Block>(new Block{.segment = *std::move(segment),
@@ -64,7 +64,7 @@ absl::StatusOr<SharedMemory> SharedMemory::CreateNamed(std::string_view name,
   absl::StatusOr<MemoryName> owned = MemoryName::Claim(name);
   if (!owned.ok()) return owned.status();
   absl::StatusOr<std::shared_ptr<Segment>> segment =
-      NewSegment(owned->SegmentName(), size);
+      NewSegment(owned->SegmentName(), kLayout, size);
   if (!segment.ok()) return segment.status();
   // Nobody can open it before it is complete.
   if (absl::Status status = owned->Publish((*segment)->fd()); !status.ok()) {
@@ -83,20 +83,36 @@ absl::StatusOr<SharedMemory> SharedMemory::OpenNamed(std::string_view name) {
   absl::StatusOr<std::shared_ptr<Segment>> segment =
       Segment::Attach(*std::move(fd), kLayout);
   if (!segment.ok()) return segment.status();
+  return FromSegment(*std::move(segment), std::string(name));
+}
+
+absl::StatusOr<SharedMemory> SharedMemory::FromSegment(
+    std::shared_ptr<Segment> segment, std::string name) {
   // Once: others could change it.
-  const uint64_t size =
-      reinterpret_cast<const Prefix*>((*segment)->data())->size;
-  if ((*segment)->size() < sizeof(Prefix) ||
-      size > (*segment)->size() - sizeof(Prefix)) {
+  const uint64_t size = reinterpret_cast<const Prefix*>(segment->data())->size;
+  if (segment->size() < sizeof(Prefix) ||
+      size > segment->size() - sizeof(Prefix)) {
     return absl::DataLossError(absl::StrCat("the shared memory says it has ",
                                             size, " bytes, of ",
-                                            (*segment)->size()));
+                                            segment->size()));
   }
   return SharedMemory(
-      std::shared_ptr<Block>(new Block{.segment = *std::move(segment),
+      std::shared_ptr<Block>(new Block{.segment = std::move(segment),
                                        .size = size,
-                                       .name = std::string(name),
+                                       .name = std::move(name),
                                        .owned_name = {}}));
+}
+
+// The name stays with its owner.
+std::tuple<SegmentPart<SharedMemory::kLayout>, std::string>
+SharedMemory::parts() const {
+  if (block_ == nullptr) return {};
+  return {{block_->segment}, block_->name};
+}
+
+SharedMemory::SharedMemory(SegmentPart<kLayout> part, std::string name) {
+  if (part.segment == nullptr) return;
+  *this = ValueOrDie(FromSegment(std::move(part.segment), std::move(name)));
 }
 
 std::span<std::byte> SharedMemory::bytes() const {

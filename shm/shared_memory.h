@@ -43,14 +43,18 @@
 #define MP_SHM_SHARED_MEMORY_H_
 
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <span>
 #include <string>
 #include <string_view>
+#include <tuple>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "mp/base/check.h"
+#include "mp/shm/handle.h"
+#include "mp/shm/segment.h"
 #include "mp/shm/slab.h"
 
 namespace mp {
@@ -101,7 +105,15 @@ class SharedMemory {
  private:
   struct Block;
 
+  static constexpr uint64_t kLayout = LayoutFingerprint("block", 1, 64);
+
   explicit SharedMemory(std::shared_ptr<Block> block);
+  static absl::StatusOr<SharedMemory> FromSegment(
+      std::shared_ptr<Segment> segment, std::string name);
+
+  friend struct HandleAccess;
+  std::tuple<SegmentPart<kLayout>, std::string> parts() const;
+  SharedMemory(SegmentPart<kLayout> part, std::string name);
 
   std::shared_ptr<Block> block_;
 };

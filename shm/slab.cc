@@ -1,20 +1,17 @@
 #include "mp/shm/slab.h"
 
-#include <pthread.h>
-
 #include <algorithm>
 #include <limits>
 #include <mutex>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "mp/base/fork_handlers.h"
 #include "mp/shm/liveness.h"
-#include "mp/shm/segment.h"
 
 namespace mp::shm_internal {
 namespace {
 
-constexpr uint64_t kLayout = LayoutFingerprint("slab", 1, kSlabAlignment);
 constexpr size_t kFirstSlab = size_t{16} << 10;
 constexpr size_t kLargestSlab = size_t{1} << 20;
 // Larger objects get a segment of their own: they would waste the rest of a
@@ -56,16 +53,19 @@ class Allocator {
  private:
   Allocator() {
     // Parent and child must not carve the same bytes.
-    pthread_atfork([] { Get().mutex_.lock(); }, [] { Get().mutex_.unlock(); },
-                   [] {
-                     Get().slab_.reset();
-                     Get().next_size_ = kFirstSlab;
-                     Get().mutex_.unlock();
-                   });
+    AddForkHandlers({.before = [] { Get().mutex_.lock(); },
+                     .in_parent = [] { Get().mutex_.unlock(); },
+                     .in_child =
+                         [] {
+                           Get().slab_.reset();
+                           Get().next_size_ = kFirstSlab;
+                           Get().mutex_.unlock();
+                         }});
   }
 
   static absl::StatusOr<std::shared_ptr<Segment>> NewSlab(size_t size) {
-    return Segment::Create({.name = "slab", .layout = kLayout, .size = size});
+    return Segment::Create(
+        {.name = "slab", .layout = kSlabLayout, .size = size});
   }
 
   std::mutex mutex_;

@@ -17,6 +17,7 @@
 
 #include <atomic>
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <new>
 #include <span>
@@ -25,6 +26,7 @@
 #include <utility>
 
 #include "absl/status/statusor.h"
+#include "mp/shm/segment.h"
 
 namespace mp {
 
@@ -71,6 +73,9 @@ absl::StatusOr<std::shared_ptr<std::byte>> AllocateShared(size_t header,
                                                           size_t size);
 
 inline constexpr size_t kSlabAlignment = 64;
+// Of the segments that shared objects lie in.
+inline constexpr uint64_t kSlabLayout =
+    LayoutFingerprint("slab", 1, kSlabAlignment);
 
 template <class T>
 constexpr void RequireSafe() {

@@ -32,6 +32,7 @@
 
 #include "absl/status/statusor.h"
 #include "mp/base/check.h"
+#include "mp/shm/handle.h"
 #include "mp/shm/raw_array.h"
 #include "mp/sync/rlock.h"
 #include "mp/sync/synchronized.h"
@@ -88,6 +89,7 @@ class Array : public Synchronized<RawArray<T>, L> {
   }
 
  private:
+  friend struct HandleAccess;
   Array(RawArray<T> elements, L lock)
       : Synchronized<RawArray<T>, L>(std::move(elements), std::move(lock)) {}
 

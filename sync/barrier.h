@@ -39,10 +39,12 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <tuple>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "mp/shm/handle.h"
 #include "mp/sync/barrier_state.h"
 
 namespace mp {
@@ -89,8 +91,17 @@ class Barrier {
  private:
   using Action = std::function<void()>;
 
+  friend struct HandleAccess;
   Barrier(std::shared_ptr<BarrierState> state,
           std::shared_ptr<const Action> action, absl::Duration timeout);
+  Barrier(std::shared_ptr<BarrierState> state, StaysBehind,
+          absl::Duration timeout)
+      : Barrier(std::move(state), nullptr, timeout) {}
+  auto parts() const {
+    return std::tuple(state_,
+                      StaysBehind{action_ == nullptr ? nullptr : "an action"},
+                      timeout_);
+  }
 
   std::shared_ptr<BarrierState> state_;
   std::shared_ptr<const Action> action_;  // or null

@@ -39,6 +39,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <variant>
 
@@ -46,6 +47,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "mp/base/deadline.h"
+#include "mp/shm/handle.h"
 #include "mp/sync/chrono.h"
 #include "mp/sync/in_place_condition.h"
 #include "mp/sync/in_place_lock.h"
@@ -135,7 +137,10 @@ class Condition {
  private:
   using AnyLock = std::variant<Lock, RLock>;
 
+  friend struct HandleAccess;
   Condition(std::shared_ptr<InPlaceCondition> state, AnyLock lock);
+  auto parts() const { return std::tuple(state_, lock_); }
+
   static absl::StatusOr<Condition> CreateWith(AnyLock lock);
 
   AcquireResult WaitUntil(Deadline deadline);

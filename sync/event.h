@@ -35,10 +35,12 @@
 
 #include <memory>
 #include <string>
+#include <tuple>
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "mp/base/deadline.h"
+#include "mp/shm/handle.h"
 #include "mp/sync/in_place_event.h"
 
 namespace mp {
@@ -72,7 +74,9 @@ class Event {
   }
 
  private:
+  friend struct HandleAccess;
   explicit Event(std::shared_ptr<InPlaceEvent> state);
+  auto parts() const { return std::tuple(state_); }
 
   std::shared_ptr<InPlaceEvent> state_;
 };

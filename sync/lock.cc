@@ -7,7 +7,8 @@
 
 namespace mp {
 
-Lock::Lock(std::shared_ptr<InPlaceLock> state) : state_(std::move(state)) {}
+Lock::Lock(std::shared_ptr<InPlaceLock> state, StaysBehind)
+    : state_(std::move(state)) {}
 
 absl::StatusOr<Lock> Lock::Create() {
   absl::StatusOr<std::shared_ptr<InPlaceLock>> state =

@@ -38,6 +38,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <tuple>
 #include <utility>
 
 #include "absl/base/thread_annotations.h"
@@ -45,6 +46,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "mp/base/deadline.h"
+#include "mp/shm/handle.h"
 #include "mp/sync/chrono.h"
 #include "mp/sync/in_place_lock.h"
 #include "mp/sync/repair.h"
@@ -122,7 +124,9 @@ class ABSL_LOCKABLE Lock {
  private:
   friend class Condition;
 
-  explicit Lock(std::shared_ptr<InPlaceLock> state);
+  friend struct HandleAccess;
+  explicit Lock(std::shared_ptr<InPlaceLock> state, StaysBehind = {});
+  auto parts() const { return std::tuple(state_, repair_.stays_behind()); }
 
   AcquireResult Repaired(AcquireResult result) {
     if (ABSL_PREDICT_FALSE(result == kOwnerDied)) repair_.Run(*state_);

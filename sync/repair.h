@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "absl/cleanup/cleanup.h"
+#include "mp/shm/handle.h"
 
 namespace mp::sync_internal {
 
@@ -18,6 +19,11 @@ class Repair {
   void Set(std::function<void()> callback) {
     callback_ =
         std::make_shared<const std::function<void()>>(std::move(callback));
+  }
+
+  // A function of this process.
+  StaysBehind stays_behind() const {
+    return {.what = callback_ == nullptr ? nullptr : "a repair callback"};
   }
 
   // Whether there is one.

@@ -7,7 +7,8 @@
 
 namespace mp {
 
-RLock::RLock(std::shared_ptr<InPlaceRLock> state) : state_(std::move(state)) {}
+RLock::RLock(std::shared_ptr<InPlaceRLock> state, StaysBehind)
+    : state_(std::move(state)) {}
 
 absl::StatusOr<RLock> RLock::Create() {
   absl::StatusOr<std::shared_ptr<InPlaceRLock>> state =

@@ -33,6 +33,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <tuple>
 #include <utility>
 
 #include "absl/base/optimization.h"
@@ -40,6 +41,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "mp/base/deadline.h"
+#include "mp/shm/handle.h"
 #include "mp/sync/chrono.h"
 #include "mp/sync/in_place_lock.h"
 #include "mp/sync/in_place_rlock.h"
@@ -108,7 +110,9 @@ class RLock {
  private:
   friend class Condition;
 
-  explicit RLock(std::shared_ptr<InPlaceRLock> state);
+  friend struct HandleAccess;
+  explicit RLock(std::shared_ptr<InPlaceRLock> state, StaysBehind = {});
+  auto parts() const { return std::tuple(state_, repair_.stays_behind()); }
 
   AcquireResult Repaired(AcquireResult result) {
     if (ABSL_PREDICT_FALSE(result == kOwnerDied)) repair_.Run(*state_);

@@ -11,7 +11,7 @@
 
 namespace mp {
 
-RWLock::RWLock(std::shared_ptr<InPlaceRWLock> state)
+RWLock::RWLock(std::shared_ptr<InPlaceRWLock> state, StaysBehind)
     : state_(std::move(state)) {}
 
 absl::StatusOr<RWLock> RWLock::Create() {

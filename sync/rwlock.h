@@ -52,6 +52,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <tuple>
 #include <utility>
 
 #include "absl/base/thread_annotations.h"
@@ -59,6 +60,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "mp/base/deadline.h"
+#include "mp/shm/handle.h"
 #include "mp/sync/chrono.h"
 #include "mp/sync/in_place_lock.h"
 #include "mp/sync/in_place_rwlock.h"
@@ -164,7 +166,9 @@ class ABSL_LOCKABLE RWLock {
   }
 
  private:
-  explicit RWLock(std::shared_ptr<InPlaceRWLock> state);
+  friend struct HandleAccess;
+  explicit RWLock(std::shared_ptr<InPlaceRWLock> state, StaysBehind = {});
+  auto parts() const { return std::tuple(state_, repair_.stays_behind()); }
 
   AcquireResult AcquireUntil(Deadline deadline)
       ABSL_EXCLUSIVE_TRYLOCK_FUNCTION(true) {

@@ -56,12 +56,14 @@
 #include <limits>
 #include <memory>
 #include <string>
+#include <tuple>
 
 #include "absl/base/optimization.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "mp/base/deadline.h"
+#include "mp/shm/handle.h"
 #include "mp/sync/chrono.h"
 #include "mp/sync/robust_semaphore.h"
 
@@ -148,6 +150,9 @@ class Semaphore {
                                                                    int max);
 
  private:
+  friend struct HandleAccess;
+  auto parts() const { return std::tuple(state_); }
+
   absl::Status ReleaseError(int permits) const;
 
   std::shared_ptr<RobustSemaphore> state_;

@@ -26,6 +26,7 @@
 
 #include <cstddef>
 #include <functional>
+#include <tuple>
 #include <type_traits>
 #include <utility>
 
@@ -128,6 +129,9 @@ class Synchronized {
   L& get_lock() { return lock_; }
   // The object, past the lock.
   const Raw& get_obj() const { return object_; }
+
+  // The parts of a Value or an Array: mp/shm/handle.h.
+  auto parts() const { return std::tuple(object_, lock_); }
 
   // Whether both are handles of the same object.
   friend bool operator==(const Synchronized& a, const Synchronized& b) {

@@ -27,6 +27,7 @@
 
 #include "absl/status/statusor.h"
 #include "mp/base/check.h"
+#include "mp/shm/handle.h"
 #include "mp/shm/raw_value.h"
 #include "mp/sync/rlock.h"
 #include "mp/sync/synchronized.h"
@@ -60,6 +61,7 @@ class Value : public Synchronized<RawValue<T>, L> {
   void Set(T value) { *this->Access() = std::move(value); }
 
  private:
+  friend struct HandleAccess;
   Value(RawValue<T> object, L lock)
       : Synchronized<RawValue<T>, L>(std::move(object), std::move(lock)) {}
 };

@@ -266,7 +266,9 @@ absl::Status ProcessExecutor::Start() {
 absl::Status ProcessExecutor::StartWorker(size_t index) {
   static std::atomic<int> count{0};
   Process process(
-      {.name = absl::StrCat("PoolWorker-", ++count), .daemon = true},
+      {.name = absl::StrCat("PoolWorker-", ++count),
+       .daemon = true,
+       .start_method = StartMethod::kFork},  // for all that Serve() needs
       [this, index] { return Serve(index); });
   if (absl::Status status = process.Start(); !status.ok()) return status;
   const std::lock_guard lock(mutex_);

@@ -20,14 +20,12 @@ namespace {
 // The C library's headers have the name only from glibc 2.36 on.
 constexpr idtype_t kPidfd = static_cast<idtype_t>(3);  // P_PIDFD
 
-// In a program that has closed its standard streams, a descriptor of ours must
-// not take their place: the child's null device or somebody's output would.
+}  // namespace
+
 UniqueFd AboveStandardStreams(UniqueFd fd) {
   if (!fd || fd.get() > STDERR_FILENO) return fd;
   return UniqueFd(fcntl(fd.get(), F_DUPFD_CLOEXEC, STDERR_FILENO + 1));
 }
-
-}  // namespace
 
 UniqueFd OpenPidfd(pid_t pid) {
   return AboveStandardStreams(
@@ -49,6 +47,14 @@ absl::Status WaitForEnd(int pidfd, Deadline deadline) {
       return absl::DeadlineExceededError("the process is still running");
     }
   }
+}
+
+absl::Status DiscardWithoutPidfd(pid_t pid) {
+  const int error = errno;
+  kill(pid, SIGKILL);  // not reaped yet, so the pid is still its own
+  while (waitpid(pid, nullptr, 0) < 0 && errno == EINTR) {
+  }
+  return ErrnoStatus(error, "pidfd_open");
 }
 
 Child::Child(pid_t pid, UniqueFd pidfd) : pid_(pid), pidfd_(std::move(pidfd)) {

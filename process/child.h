@@ -28,12 +28,21 @@ inline constexpr int kUnknownExitCode = 255;
 // pidfd_open(2), close-on-exec; errno is set on failure.
 UniqueFd OpenPidfd(pid_t pid);
 
+// The same or, in a program that has closed its standard streams, another
+// descriptor than those: the child's null device or somebody's output would
+// take its place. None with errno set on failure.
+UniqueFd AboveStandardStreams(UniqueFd fd);
+
 // A descriptor that is ready like the pidfd of a process that has ended.
 UniqueFd ReadableForEver();
 
 // Waits until the process behind `pidfd` has ended, reaped or not.
 // DeadlineExceeded if the deadline passes first. Any process may ask.
 absl::Status WaitForEnd(int pidfd, Deadline deadline);
+
+// What to do with a child when OpenPidfd() has failed, errno still set: kills
+// and reaps it. The error to return.
+absl::Status DiscardWithoutPidfd(pid_t pid);
 
 class Child {
  public:

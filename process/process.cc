@@ -15,23 +15,42 @@
 #include <cstdlib>
 #include <cstring>
 #include <exception>
+#include <typeinfo>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "mp/base/check.h"
+#include "mp/base/code_place.h"
 #include "mp/base/deadline.h"
 #include "mp/base/errno_status.h"
 #include "mp/base/exception.h"
 #include "mp/base/spin.h"
 #include "mp/base/unique_fd.h"
 #include "mp/process/child.h"
+#include "mp/process/forkserver.h"
+#include "mp/process/identity.h"
+#include "mp/process/lifeline.h"
+#include "mp/process/program.h"
+#include "mp/process/start_message.h"
+#include "mp/process/start_method.h"
 #include "mp/process/this_process.h"
+#include "mp/shm/liveness.h"
 
 namespace mp {
 namespace {
 
+using process_internal::Assignment;
+using process_internal::EntryPoint;
+using process_internal::HoldLifeline;
+using process_internal::Identity;
+using process_internal::Parcel;
+using process_internal::Received;
 using process_internal::Record;
+using process_internal::Role;
+using process_internal::StartMessage;
+using process_internal::Task;
 using process_internal::ThisProcess;
+using process_internal::Unpack;
 
 static_assert(kExitCodeUnknown == process_internal::kUnknownExitCode);
 
@@ -53,6 +72,7 @@ class SignalsBlocked {
   SignalsBlocked(const SignalsBlocked&) = delete;
   SignalsBlocked& operator=(const SignalsBlocked&) = delete;
 
+  const sigset_t& before() const { return before_; }
   void Restore() { pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
   // The same for the child.
   void RestoreInChild() {
@@ -91,16 +111,55 @@ void PrintMessage(const std::string& message) {
       write(STDERR_FILENO, line.data(), line.size());
 }
 
-// A child whose pidfd could not be opened.
-void Discard(pid_t pid) {
-  kill(pid, SIGKILL);  // not reaped yet, so the pid is still its own
-  while (waitpid(pid, nullptr, 0) < 0 && errno == EINTR) {
-  }
-}
-
 std::string ExitCodeName(int code) {
   const char* signal = code < 0 ? sigabbrev_np(-code) : nullptr;
   return signal ? absl::StrCat("-SIG", signal) : absl::StrCat(code);
+}
+
+// Runs what there is to run, and ends the process. noexcept: whatever happens,
+// a forked child does not unwind into Start's caller.
+template <typename Body>
+[[noreturn]] void RunInChild(Body body) noexcept {
+  int code = EXIT_FAILURE;
+  try {
+    code = body();
+  } catch (...) {
+    // pthread_exit() in the only thread unwinds, too, though with no exception.
+    // That must not be dropped: it ends here.
+    if (std::current_exception() == nullptr) {
+      process_internal::LeaveChild(EXIT_SUCCESS);
+    }
+    PrintMessage(absl::StrCat("uncaught ", DescribeCurrentException()));
+  }
+  process_internal::LeaveChild(code);
+}
+
+// The life of a process that was started by another method than fork.
+[[noreturn]] void RunReceived(std::vector<UniqueFd> descriptors,
+                              bool fresh) noexcept {
+  Received received = ValueOrDie(Unpack(std::move(descriptors)));
+  if (received.lifeline) HoldLifeline(std::move(received.lifeline));
+  MP_CHECK_OK(Liveness::Adopt(std::move(received.liveness_table)));
+  auto record = std::make_shared<Record>();
+  record->identity = std::move(received.identity);
+  // For the life of the process.
+  ThisProcess::Become(new ThisProcess(std::move(record), fresh));
+  const sigset_t mask = process_internal::BitsToMask(received.signal_mask);
+  MP_CHECK(pthread_sigmask(SIG_SETMASK, &mask, nullptr) == 0);
+  RunInChild([&received] {
+    const absl::StatusOr<CodeAddress> entry = CodeAt(received.task.entry);
+    const absl::StatusOr<int> code =
+        entry.ok() ? reinterpret_cast<EntryPoint>(*entry)(
+                         received.task.arguments, received.attachments)
+                   : entry.status();
+    return code.ok() ? *code : process_internal::ReportStatus(code.status());
+  });
+}
+
+// Of a process that has nothing to run.
+absl::StatusOr<int> RunNothing(std::span<const std::byte>,
+                               IncomingDescriptors&) {
+  return EXIT_SUCCESS;
 }
 
 }  // namespace
@@ -111,17 +170,69 @@ int process_internal::ReportStatus(const absl::Status& status) {
   return EXIT_FAILURE;
 }
 
+absl::Status process_internal::TargetCannotTravel() {
+  return absl::InvalidArgumentError(
+      "the target is neither a function nor a callable without captures, and "
+      "only a fork has it");
+}
+
+absl::Status process_internal::ArgumentCannotTravel(size_t number) {
+  return absl::InvalidArgumentError(
+      absl::StrCat("argument ", number,
+                   " of the target is of a type that cannot be sent to another "
+                   "program (see mp/ipc/codec.h), and only a fork has it"));
+}
+
+absl::StatusOr<Task> process_internal::PackTask(
+    EntryPoint entry, std::vector<std::byte> arguments) {
+  absl::StatusOr<CodePlace> place =
+      PlaceOfCode(reinterpret_cast<CodeAddress>(entry));
+  if (!place.ok()) return place.status();
+  return Task{.entry = *std::move(place), .arguments = std::move(arguments)};
+}
+
+void Init(int* argc, char*** argv) {
+  process_internal::RememberArguments(*argc, *argv);
+  std::optional<Assignment> assignment = process_internal::TakeAssignment();
+  if (!assignment.has_value()) return;
+  if (assignment->role == Role::kChild) {
+    RunReceived(std::move(assignment->descriptors), /*fresh=*/true);
+  }
+  RunReceived(process_internal::ServeForks(std::move(assignment->descriptors)),
+              /*fresh=*/false);
+}
+
+absl::Status SetStartMethod(StartMethod method, bool force) {
+  if (ThisProcess::Get().SetDefaultMethod(method, force)) {
+    return absl::OkStatus();
+  }
+  return absl::FailedPreconditionError("the start method has been set before");
+}
+
+StartMethod GetStartMethod() { return ThisProcess::Get().default_method(); }
+
+std::vector<StartMethod> GetAllStartMethods() {
+  std::vector<StartMethod> methods = {StartMethod::kFork, StartMethod::kSpawn,
+                                      StartMethod::kForkserver};
+  std::swap(methods[0],
+            *std::find(methods.begin(), methods.end(), GetStartMethod()));
+  return methods;
+}
+
 Process::Process() : Process(ProcessOptions()) {}
 
 Process::Process(ProcessOptions options) : record_(std::make_shared<Record>()) {
   ThisProcess& self = ThisProcess::Get();
   record_->creator = &self;
-  record_->creator_pid = getpid();
-  record_->identity = self.NextIdentity();
-  record_->name = options.name.empty()
-                      ? absl::StrCat("Process-", record_->identity)
-                      : std::move(options.name);
-  record_->daemon = options.daemon.value_or(self.record().daemon);
+  record_->method = options.start_method;
+  Identity& identity = record_->identity;
+  identity.path = self.NextPath();
+  identity.name = options.name.empty() ? absl::StrCat("Process-", identity.path)
+                                       : std::move(options.name);
+  identity.daemon = options.daemon.value_or(self.identity().daemon);
+  identity.authkey = self.authkey();
+  identity.parent_pid = getpid();
+  identity.parent_name = self.identity().name;
 }
 
 Process::Process(std::shared_ptr<Record> record) : record_(std::move(record)) {}
@@ -167,13 +278,22 @@ absl::Status Process::Start() {
         absl::StrCat("process ", name(), " has been started before"));
   }
   ThisProcess& self = ThisProcess::Get();
-  if (self.record().daemon) {
+  if (self.identity().daemon) {
     return absl::FailedPreconditionError(absl::StrCat(
-        "process ", name(), " cannot be started: ", self.record().name,
+        "process ", name(), " cannot be started: ", self.identity().name,
         " is daemonic, and such processes have no children"));
   }
   process_internal::RegisterExitHandler();
-  if (absl::Status status = Fork(); !status.ok()) return status;
+  Identity& identity = record().identity;
+  identity.default_method = self.default_method();
+  identity.method = start_method();
+  const absl::Status started =
+      identity.method == StartMethod::kFork ? Fork() : StartAfresh();
+  if (!started.ok()) {
+    return absl::Status(started.code(),
+                        absl::StrCat("process ", name(), " cannot be started: ",
+                                     started.message()));
+  }
   self.Add(record_);
   // Descriptors among the arguments close here: only the child has them now.
   target_.reset();
@@ -181,8 +301,11 @@ absl::Status Process::Start() {
 }
 
 absl::Status Process::Fork() {
+  absl::StatusOr<UniqueFd> lifeline = UniqueFd();
+  if (daemon()) lifeline = process_internal::NewLifeline();
+  if (!lifeline.ok()) return lifeline.status();
   // Made here, on the stack, so that the child need not.
-  ThisProcess child_self(record_);
+  ThisProcess child_self(record_, /*fresh=*/false);
   const bool replace_stdin = !StdinIsNull();
   process_internal::FlushStandardStreams();
   SignalsBlocked signals;
@@ -190,35 +313,62 @@ absl::Status Process::Fork() {
   if (pid < 0) return ErrnoStatus(errno, "fork");
   if (pid == 0) {
     ThisProcess::Become(&child_self);
+    if (*lifeline) HoldLifeline(*std::move(lifeline));
     if (replace_stdin) ReplaceStdin();
     signals.RestoreInChild();
-    RunInChild();
+    RunInChild([this] { return Run(); });
   }
+  return Watch(pid);
+}
+
+absl::Status Process::StartAfresh() {
+  if (absl::Status status = process_internal::CanSpawnProgram(); !status.ok()) {
+    return status;
+  }
+  StartMessage message;
+  message.identity = record().identity;
+  absl::StatusOr<Task> task = Pack(message.attachments);
+  if (!task.ok()) return task.status();
+  message.task = *std::move(task);
+  const SignalsBlocked signals;
+  message.signal_mask = process_internal::MaskToBits(signals.before());
+  const absl::StatusOr<Parcel> parcel = Parcel::Pack(message);
+  if (!parcel.ok()) return parcel.status();
+  process_internal::FlushStandardStreams();
+  const absl::StatusOr<pid_t> pid =
+      start_method() == StartMethod::kSpawn
+          ? process_internal::SpawnProgram(Role::kChild, parcel->descriptors(),
+                                           signals.before())
+          : process_internal::StartByForkserver(parcel->descriptors());
+  if (!pid.ok()) return pid.status();
+  return Watch(*pid);
+}
+
+absl::Status Process::Watch(pid_t pid) {
   UniqueFd pidfd = process_internal::OpenPidfd(pid);
   // ESRCH: it has run, ended, and been reaped by somebody else.
   if (!pidfd && errno != ESRCH) {
-    const int error = errno;
-    Discard(pid);
-    return ErrnoStatus(error, "pidfd_open");
+    return process_internal::DiscardWithoutPidfd(pid);
   }
   record().child.emplace(pid, std::move(pidfd));
   return absl::OkStatus();
 }
 
-// noexcept: whatever happens, the child does not unwind into Start's caller.
-void Process::RunInChild() noexcept {
-  int code = EXIT_FAILURE;
-  try {
-    code = Run();
-  } catch (...) {
-    // pthread_exit() in the only thread unwinds, too, though with no exception.
-    // That must not be dropped: it ends here.
-    if (std::current_exception() == nullptr) {
-      process_internal::LeaveChild(EXIT_SUCCESS);
-    }
-    PrintMessage(absl::StrCat("uncaught ", DescribeCurrentException()));
+absl::StatusOr<Task> Process::Pack(OutgoingDescriptors& descriptors) const {
+  // Not a plain Process: nobody knows how its members travel.
+  if (typeid(*this) != typeid(Process)) {
+    return absl::InvalidArgumentError(
+        "a subclass of mp::Process that is not an mp::PortableProcess can only "
+        "be forked");
   }
-  process_internal::LeaveChild(code);
+  if (target_ != nullptr) return target_->Pack(descriptors);
+  return process_internal::PackTask(&RunNothing, {});
+}
+
+void Process::BecomeSelf() {
+  ThisProcess& self = ThisProcess::Get();
+  self.GiveBackPath();
+  record_ = self.shared_record();
 }
 
 int Process::Run() {
@@ -269,11 +419,26 @@ std::optional<pid_t> Process::pid() const {
   return std::nullopt;
 }
 
-const std::string& Process::name() const { return record().name; }
+const std::string& Process::name() const { return record().identity.name; }
 
-void Process::set_name(std::string name) { record().name = std::move(name); }
+void Process::set_name(std::string name) {
+  record().identity.name = std::move(name);
+}
 
-bool Process::daemon() const { return record().daemon; }
+StartMethod Process::start_method() const {
+  if (record().child.has_value() || !IsCreator()) {
+    return record().identity.method;
+  }
+  return record().method.value_or(ThisProcess::Get().default_method());
+}
+
+std::string Process::authkey() const { return record().identity.authkey; }
+
+void Process::set_authkey(std::string key) {
+  record().identity.authkey = std::move(key);
+}
+
+bool Process::daemon() const { return record().identity.daemon; }
 
 absl::Status Process::set_daemon(bool daemon) {
   if (absl::Status status = CheckCreator(); !status.ok()) return status;
@@ -281,7 +446,7 @@ absl::Status Process::set_daemon(bool daemon) {
     return absl::FailedPreconditionError(
         absl::StrCat("process ", name(), " has been started"));
   }
-  record().daemon = daemon;
+  record().identity.daemon = daemon;
   return absl::OkStatus();
 }
 
@@ -299,9 +464,7 @@ absl::Status Process::Close() {
   // A new record, as other handles (of ActiveChildren) may share this one.
   auto closed = std::make_shared<Record>();
   closed->creator = record_->creator;
-  closed->creator_pid = record_->creator_pid;
-  closed->name = record_->name;
-  closed->daemon = record_->daemon;
+  closed->identity = record_->identity;
   closed->closed = true;
   record_ = std::move(closed);
   target_.reset();
@@ -310,9 +473,9 @@ absl::Status Process::Close() {
 
 std::string Process::ToString() const {
   const Record& record = this->record();
-  std::string text = absl::StrCat("<Process name='", record.name, "'");
+  std::string text = absl::StrCat("<Process name='", record.identity.name, "'");
   if (pid().has_value()) absl::StrAppend(&text, " pid=", *pid());
-  absl::StrAppend(&text, " parent=", record.creator_pid);
+  absl::StrAppend(&text, " parent=", record.identity.parent_pid);
   if (record.closed) {
     absl::StrAppend(&text, " closed");
   } else if (!pid().has_value()) {
@@ -324,19 +487,26 @@ std::string Process::ToString() const {
   } else {
     absl::StrAppend(&text, " stopped");
   }
-  return text + (record.daemon ? " daemon>" : ">");
+  return text + (record.identity.daemon ? " daemon>" : ">");
 }
 
 void Exit(int code) {
-  if (ThisProcess::Get().record().creator != nullptr) {
-    process_internal::LeaveChild(code);
-  }
+  if (ThisProcess::Get().IsChild()) process_internal::LeaveChild(code);
   std::exit(code);
 }
 
 ProcessInfo CurrentProcess() {
-  const Record& self = ThisProcess::Get().record();
-  return ProcessInfo{.name = self.name, .pid = getpid(), .daemon = self.daemon};
+  const Identity& self = ThisProcess::Get().identity();
+  return ProcessInfo{.name = self.name,
+                     .pid = getpid(),
+                     .daemon = self.daemon,
+                     .start_method = self.method};
+}
+
+std::string Authkey() { return ThisProcess::Get().authkey(); }
+
+void SetAuthkey(std::string key) {
+  ThisProcess::Get().SetAuthkey(std::move(key));
 }
 
 bool Parent::IsAlive() const { return getppid() == pid_; }
@@ -350,17 +520,18 @@ absl::Status Parent::Join(absl::Duration timeout) const {
 }
 
 std::optional<Parent> ParentProcess() {
-  const Record& self = ThisProcess::Get().record();
+  const ThisProcess& self = ThisProcess::Get();
   const pid_t now = getppid();
   // Zero: the parent is in another PID namespace and has no pid here.
-  if (self.creator == nullptr || now == 0) return std::nullopt;
-  UniqueFd pidfd = process_internal::OpenPidfd(self.creator_pid);
+  if (!self.IsChild() || now == 0) return std::nullopt;
+  const Identity& identity = self.identity();
+  UniqueFd pidfd = process_internal::OpenPidfd(identity.parent_pid);
   // As long as it is the parent, the pid is its own. If it was not any more
   // after the pidfd had been opened, that may be somebody else's.
-  if (getppid() != self.creator_pid) {
+  if (getppid() != identity.parent_pid) {
     pidfd = process_internal::ReadableForEver();
   }
-  return Parent(self.creator->record().name, self.creator_pid,
+  return Parent(identity.parent_name, identity.parent_pid,
                 std::make_shared<UniqueFd>(std::move(pidfd)));
 }
 

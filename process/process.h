@@ -10,11 +10,23 @@
 // For many short tasks use mp::Pool (mp/pool/pool.h), which starts its
 // processes once. To run another program use posix_spawn.
 //
-// Start method. The child is a fork of the caller: it has a copy of everything,
-// so any callable with any arguments will do and nothing is serialised. Only
-// the calling thread exists in the child. This library takes no lock there that
-// another thread could have held; other code in the child must see to that
-// itself (the C library's heap and stdio do).
+// Start methods. The same line starts a process in each of three ways:
+// - fork, the default: the child is a copy of the caller with all it has, so
+//   any callable with any arguments will do and nothing is serialised. Only the
+//   calling thread exists in the child. This library takes no lock there that
+//   another thread could have held; other code in the child must see to that
+//   itself (the C library's heap and stdio do).
+// - spawn: this program is started afresh and has nothing of the caller's but
+//   the arguments, the standard streams, environment and directory. Threads of
+//   the caller do not matter, nor does its size.
+// - forkserver: as spawn, but quick. A template, which is this program started
+//   afresh once and kept at the beginning of main(), is copied. What
+//   constructors of static objects have made is copied with it.
+// The last two need mp::Init(&argc, &argv) at the beginning of main(). There,
+// the target must be a function or a callable without captures, and arguments
+// must be what mp/ipc/codec.h can send: values, and handles of shared objects
+// (mp::Lock, mp::Queue...). Start() says what cannot go. Text literals and
+// std::string_view go as text. Functions in shared libraries are found, too.
 //
 // The end. A child ends when its target returns, calls mp::Exit, or throws:
 //   1. its own daemonic children get SIGTERM, then all its children are joined;
@@ -26,6 +38,7 @@
 // those that the child adds, too, so close in the target what is opened there.
 // A child that calls std::exit() does run its own, and those that the parent
 // registered after its first Start, and then takes the three steps.
+// A spawned child has inherited nothing of the kind and leaves with exit().
 // A program that starts children takes step 1 in an exit handler, registered at
 // the first Start: it waits for its children when main() returns and in exit(),
 // but not when it is killed or calls _exit().
@@ -35,19 +48,30 @@
 
 #include <sys/types.h>
 
+#include <algorithm>
+#include <array>
 #include <concepts>
+#include <cstddef>
 #include <functional>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
+#include <string_view>
 #include <tuple>
 #include <type_traits>
 #include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "mp/base/code_place.h"
 #include "mp/base/unique_fd.h"
+#include "mp/ipc/attachments.h"
+#include "mp/ipc/codec.h"
+#include "mp/process/start_message.h"
+#include "mp/process/start_method.h"
 
 namespace mp {
 
@@ -60,9 +84,31 @@ struct ProcessOptions {
   std::string name = {};
   // A daemonic process is sent SIGTERM when its parent ends normally, instead
   // of being waited for, and may not start processes. (It is not a Unix
-  // daemon.) By default as the creator.
+  // daemon.) When its parent dies otherwise, killed by SIGKILL for example, it
+  // is killed at once; not so if the program has closed descriptors that are
+  // not its own, or if the process goes on as another program. By default as
+  // the creator.
   std::optional<bool> daemon = std::nullopt;
+  // By default as GetStartMethod() says when it is started.
+  std::optional<StartMethod> start_method = std::nullopt;
 };
+
+// At the beginning of main(), before there are other threads: makes the start
+// methods spawn and forkserver possible. In a process that was started so, it
+// runs the target and does not return. Children get the arguments that main()
+// got, not those that are left here when something has taken its own away.
+//
+// Children start with main(), like the program: what comes before this call is
+// done again in each of them, unless it is a copy of the template.
+void Init(int* argc, char*** argv);
+
+// How this process starts others unless ProcessOptions say otherwise. Children
+// inherit it. FailedPrecondition if it has been set in this process before,
+// unless `force`.
+absl::Status SetStartMethod(StartMethod method, bool force = false);
+StartMethod GetStartMethod();
+// The default first.
+std::vector<StartMethod> GetAllStartMethods();
 
 // The exit code of a child whose true one was taken by somebody else: by a
 // waitpid(-1) in the same program, or by the kernel because the program ignores
@@ -79,6 +125,8 @@ class Target {
   virtual ~Target() = default;
   // Called at most once. Returns the exit code.
   virtual int Invoke() = 0;
+  // The same, to be invoked in another program. InvalidArgument if it cannot.
+  virtual absl::StatusOr<Task> Pack(OutgoingDescriptors& descriptors) const = 0;
 };
 
 // Prints a status that is not OK with the name of the process. The exit code.
@@ -98,6 +146,51 @@ int ExitCodeOf(Call call) {
         "the target of an mp::Process returns void, int or absl::Status");
     return ReportStatus(call());
   }
+}
+
+// What a T that is kept for a call is while it travels, and for as long as the
+// call lasts: text has to be somewhere.
+template <typename T>
+struct Luggage {
+  using Type = T;
+  static const T& Stow(const T& value) { return value; }
+  static T&& Unstow(T& value) { return std::move(value); }
+};
+template <>
+struct Luggage<std::string_view> {
+  using Type = std::string;
+  static std::string Stow(std::string_view value) { return std::string(value); }
+  static std::string_view Unstow(const std::string& value) { return value; }
+};
+template <>
+struct Luggage<const char*> {
+  using Type = std::string;
+  static std::string Stow(const char* value) { return value; }
+  static const char* Unstow(const std::string& value) { return value.c_str(); }
+};
+
+template <typename F>
+inline constexpr bool kIsFunction =
+    std::is_pointer_v<F>&& std::is_function_v<std::remove_pointer_t<F>>;
+// Another process can make its own, which is the same.
+template <typename F>
+inline constexpr bool kIsStateless =
+    std::is_empty_v<F>&& std::is_default_constructible_v<F>;
+
+absl::Status TargetCannotTravel();
+absl::Status ArgumentCannotTravel(size_t number);
+absl::StatusOr<Task> PackTask(EntryPoint entry,
+                              std::vector<std::byte> arguments);
+
+// What a value is as bytes, with descriptors apart.
+template <typename... T>
+absl::StatusOr<std::vector<std::byte>> ToBytes(OutgoingDescriptors& descriptors,
+                                               const T&... values) {
+  std::vector<std::byte> bytes((size_t{0} + ... + EncodedSize(values)));
+  Writer writer(bytes, &descriptors);
+  (writer.Write(values), ...);
+  if (absl::Status status = writer.Finish(); !status.ok()) return status;
+  return bytes;
 }
 
 template <typename F, typename... Args>
@@ -121,7 +214,58 @@ class BoundTarget final : public Target {
     }
   }
 
+  absl::StatusOr<Task> Pack(OutgoingDescriptors& descriptors) const override {
+    constexpr std::array<bool, sizeof...(Args)> kCanGo = {
+        Encodable<typename Luggage<Args>::Type>...};
+    constexpr size_t kFirstBad = static_cast<size_t>(
+        std::find(kCanGo.begin(), kCanGo.end(), false) - kCanGo.begin());
+    if constexpr (!kIsFunction<F> && !kIsStateless<F>) {
+      return TargetCannotTravel();
+    } else if constexpr (kFirstBad < kCanGo.size()) {
+      return ArgumentCannotTravel(kFirstBad + 1);
+    } else {
+      CodePlace function;
+      if constexpr (kIsFunction<F>) {
+        absl::StatusOr<CodePlace> place = PlaceOfCode(f_);
+        if (!place.ok()) return place.status();
+        function = *std::move(place);
+      }
+      absl::StatusOr<std::vector<std::byte>> bytes = std::apply(
+          [&](const Args&... args) {
+            return ToBytes(descriptors, function, Luggage<Args>::Stow(args)...);
+          },
+          args_);
+      if (!bytes.ok()) return bytes.status();
+      return PackTask(&RunPacked, *std::move(bytes));
+    }
+  }
+
  private:
+  static absl::StatusOr<int> RunPacked(std::span<const std::byte> bytes,
+                                       IncomingDescriptors& descriptors) {
+    Reader reader(bytes, &descriptors);
+    const auto place = reader.Read<CodePlace>();
+    // Braces: the arguments are read from left to right.
+    std::tuple<typename Luggage<Args>::Type...> luggage{
+        reader.Read<typename Luggage<Args>::Type>()...};
+    if (absl::Status status = reader.Finish(); !status.ok()) return status;
+    const auto call = [&luggage](F f) {
+      return std::apply(
+          [&f](auto&... args) {
+            return BoundTarget(std::move(f), Luggage<Args>::Unstow(args)...)
+                .Invoke();
+          },
+          luggage);
+    };
+    if constexpr (kIsFunction<F>) {
+      const absl::StatusOr<CodeAddress> code = CodeAt(place);
+      if (!code.ok()) return code.status();
+      return call(reinterpret_cast<F>(*code));
+    } else {
+      return call(F());
+    }
+  }
+
   F f_;
   std::tuple<Args...> args_;
 };
@@ -198,8 +342,11 @@ class Process {
   // mask and all descriptors are inherited; no handler runs in the child
   // before it is set up.
   //
-  // FailedPrecondition on a second call, in a copy, or in a daemonic process.
-  // Otherwise the system call that failed and its errno: fork or pidfd_open.
+  // FailedPrecondition on a second call, in a copy, in a daemonic process, or
+  // if the start method needs mp::Init(). InvalidArgument if it cannot deliver
+  // the target or an argument. Unavailable if the forkserver is killed again
+  // and again. Otherwise the system call that failed and its errno: fork,
+  // posix_spawn, clone, pidfd_open, memfd_create...
   // After such a failure no child is left, and Start may be called again.
   // Where there is no pidfd for it the child is killed, and may have begun.
   // Unimplemented on kernels before 5.4.
@@ -240,6 +387,15 @@ class Process {
   // The running child does not learn of a change.
   void set_name(std::string name);
 
+  // How it is or will be started.
+  StartMethod start_method() const;
+
+  // A secret that the family shares, for connections between its processes. The
+  // main process makes one of 32 random bytes; children inherit it.
+  std::string authkey() const;
+  // The running child does not learn of a change.
+  void set_authkey(std::string key);
+
   bool daemon() const;
   // FailedPrecondition after Start or Close.
   absl::Status set_daemon(bool daemon);
@@ -262,6 +418,12 @@ class Process {
   // Runs in the child; calls the target. The result is the exit code.
   virtual int Run();
 
+  // What there is to run, for another program: the target.
+  virtual absl::StatusOr<process_internal::Task> Pack(
+      OutgoingDescriptors& descriptors) const;
+  // In that program: this object is the running process.
+  void BecomeSelf();
+
  private:
   friend std::vector<Process> ActiveChildren();
 
@@ -273,12 +435,56 @@ class Process {
   absl::Status CheckCreator() const;
   absl::Status CheckStarted() const;
   absl::Status Signal(int signal) const;
-  // The start method: on success there is a child, in the record.
+  // The start methods: on success there is a child, in the record.
   absl::Status Fork();
-  [[noreturn]] void RunInChild() noexcept;
+  absl::Status StartAfresh();
+  absl::Status Watch(pid_t pid);
 
   std::shared_ptr<process_internal::Record> record_;
   std::unique_ptr<process_internal::Target> target_;
+};
+
+// The base of subclasses of Process that can be started by every method. The
+// subclass can be made without arguments and sent by the codec: it names what
+// its Run() needs in MpFields() (mp/ipc/codec.h).
+//
+//   class Worker : public mp::PortableProcess<Worker> {
+//    public:
+//     Worker() = default;
+//     explicit Worker(mp::Queue<int> in) : in_(std::move(in)) {}
+//
+//    protected:
+//     int Run() override;
+//
+//    private:
+//     friend auto MpFields(Worker& worker) { return std::tie(worker.in_); }
+//     std::optional<mp::Queue<int>> in_;
+//   };
+template <typename Subclass>
+class PortableProcess : public Process {
+ public:
+  using Process::Process;
+
+ protected:
+  absl::StatusOr<process_internal::Task> Pack(
+      OutgoingDescriptors& descriptors) const override {
+    absl::StatusOr<std::vector<std::byte>> bytes = process_internal::ToBytes(
+        descriptors, static_cast<const Subclass&>(*this));
+    if (!bytes.ok()) return bytes.status();
+    return process_internal::PackTask(&RunPacked, *std::move(bytes));
+  }
+
+ private:
+  static absl::StatusOr<int> RunPacked(std::span<const std::byte> bytes,
+                                       IncomingDescriptors& descriptors) {
+    Subclass process;
+    PortableProcess& self = process;
+    self.BecomeSelf();
+    Reader reader(bytes, &descriptors);
+    reader.ReadInto(process);
+    if (absl::Status status = reader.Finish(); !status.ok()) return status;
+    return self.Run();
+  }
 };
 
 // Ends the calling process with `code`, from any thread and any depth: in a
@@ -291,8 +497,14 @@ struct ProcessInfo {
   std::string name;
   pid_t pid = 0;
   bool daemon = false;
+  StartMethod start_method = StartMethod::kFork;  // by which it was started
 };
 ProcessInfo CurrentProcess();
+
+// Of the calling process and of those that it creates from now on; see
+// Process::authkey().
+std::string Authkey();
+void SetAuthkey(std::string key);
 
 // The process that started this one: a copyable handle to watch it with.
 class Parent {

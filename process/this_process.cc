@@ -1,6 +1,7 @@
 #include "mp/process/this_process.h"
 
 #include <signal.h>
+#include <sys/random.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -48,7 +49,7 @@ void OnExit(int status, void*) {
   ThisProcess& self = ThisProcess::Get();
   // Called in a child, exit() has run the handlers that are younger than this
   // one, its own among them. The older ones are the parent's.
-  if (self.record().creator != nullptr) LeaveChild(status);
+  if (self.IsChild() && !self.fresh()) LeaveChild(status);
   self.EndChildren();
 }
 
@@ -86,17 +87,21 @@ ThisProcess& ThisProcess::Get() {
 
 // A process that the library did not start: the main one, or a copy that the
 // program forked by itself, which keeps its name as in Python.
-ThisProcess::ThisProcess() : record_(std::make_shared<Record>()) {
-  record_->name = "MainProcess";
+ThisProcess::ThisProcess() : record_(std::make_shared<Record>()), fresh_(true) {
+  Identity& identity = record_->identity;
+  identity.name = "MainProcess";
   if (const ThisProcess* origin = inherited_.load(std::memory_order_relaxed)) {
-    record_->name = origin->record().name;
-    record_->daemon = origin->record().daemon;
-    record_->identity = origin->record().identity;
+    identity = origin->identity();
+    identity.default_method = origin->default_method();
+    identity.parent_pid = 0;
   }
+  default_method_.store(identity.default_method, std::memory_order_relaxed);
 }
 
-ThisProcess::ThisProcess(std::shared_ptr<Record> record)
-    : record_(std::move(record)) {}
+ThisProcess::ThisProcess(std::shared_ptr<Record> record, bool fresh)
+    : record_(std::move(record)),
+      fresh_(fresh),
+      default_method_(record_->identity.default_method) {}
 
 ThisProcess::~ThisProcess() { delete children_.load(); }
 
@@ -122,11 +127,33 @@ ThisProcess::Children& ThisProcess::children() {
   return *children;
 }
 
-std::string ThisProcess::NextIdentity() {
+std::string ThisProcess::NextPath() {
   const int number = created_.fetch_add(1, std::memory_order_relaxed) + 1;
-  return record().identity.empty()
-             ? absl::StrCat(number)
-             : absl::StrCat(record().identity, ":", number);
+  return identity().path.empty() ? absl::StrCat(number)
+                                 : absl::StrCat(identity().path, ":", number);
+}
+
+bool ThisProcess::SetDefaultMethod(StartMethod method, bool force) {
+  if (default_method_set_.exchange(true) && !force) return false;
+  default_method_.store(method, std::memory_order_relaxed);
+  return true;
+}
+
+std::string ThisProcess::authkey() {
+  const std::lock_guard lock(authkey_mutex_);
+  std::string& key = record_->identity.authkey;
+  if (key.empty()) {
+    constexpr size_t kBytes = 32;
+    key.resize(kBytes);
+    MP_PCHECK(getrandom(key.data(), kBytes, 0) == ssize_t{kBytes})
+        << "getrandom";
+  }
+  return key;
+}
+
+void ThisProcess::SetAuthkey(std::string key) {
+  const std::lock_guard lock(authkey_mutex_);
+  record_->identity.authkey = std::move(key);
 }
 
 std::optional<int> ThisProcess::Children::Look(Record& record) {
@@ -196,7 +223,7 @@ void ThisProcess::EndChildren() {
     for (const auto& record : records) {
       // Fails only where a child has become somebody the caller may not
       // signal; it is waited for like the rest.
-      if (record->daemon) record->child->Signal(SIGTERM).IgnoreError();
+      if (record->identity.daemon) record->child->Signal(SIGTERM).IgnoreError();
     }
     for (const auto& record : records) {
       Join(*record, Deadline::Infinite()).IgnoreError();
@@ -232,8 +259,10 @@ void RegisterExitHandler() {
 }
 
 void LeaveChild(int code) noexcept {
-  ThisProcess::Get().EndChildren();
+  ThisProcess& self = ThisProcess::Get();
+  self.EndChildren();
   FlushStandardStreams();
+  if (self.fresh()) std::exit(code);
   _exit(code);
 }
 

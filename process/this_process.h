@@ -10,6 +10,7 @@
 #include <atomic>
 #include <list>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <string>
 #include <vector>
@@ -17,21 +18,21 @@
 #include "absl/status/status.h"
 #include "mp/base/deadline.h"
 #include "mp/process/child.h"
+#include "mp/process/identity.h"
+#include "mp/process/start_method.h"
 
 namespace mp::process_internal {
 
 class ThisProcess;
 
 // What all handles of one process share. `child` is set by Start and constant
-// from then on; `name` and `daemon` are the users' to synchronise.
+// from then on; the rest is the users' to synchronise.
 struct Record {
-  // None in the record of a process that the library did not start.
+  // Where it was created: this process, or one of which this is a copy.
   const ThisProcess* creator = nullptr;
-  pid_t creator_pid = 0;
-  std::string name;
-  bool daemon = false;
-  // The path of creation counters: "2" in the main process, "2:1" below it.
-  std::string identity;
+  Identity identity;
+  // If the creator's default is not to be used.
+  std::optional<StartMethod> method;
   bool closed = false;
   // In the creator, and in children that were forked later.
   std::optional<Child> child;
@@ -50,8 +51,9 @@ class ThisProcess {
   // Made at the first call, and anew after a fork by other means than ours.
   static ThisProcess& Get();
 
-  // For a child that is about to be forked.
-  explicit ThisProcess(std::shared_ptr<Record> record);
+  // For a child that is about to be forked, or was started otherwise. A `fresh`
+  // one has not inherited what another process was to do at its exit.
+  ThisProcess(std::shared_ptr<Record> record, bool fresh);
   ~ThisProcess();
   ThisProcess(const ThisProcess&) = delete;
   ThisProcess& operator=(const ThisProcess&) = delete;
@@ -60,9 +62,28 @@ class ThisProcess {
   static void Become(ThisProcess* self);
 
   // Its own: who it is, and who started it.
-  const Record& record() const { return *record_; }
+  Record& record() const { return *record_; }
+  const std::shared_ptr<Record>& shared_record() const { return record_; }
+  const Identity& identity() const { return record_->identity; }
+  // Whether the library started it.
+  bool IsChild() const { return identity().parent_pid != 0; }
+  bool fresh() const { return fresh_; }
 
-  std::string NextIdentity();
+  // Of the next process that is created here. Takes a number, which can be
+  // given back if nothing else was created since.
+  std::string NextPath();
+  void GiveBackPath() { created_.fetch_sub(1, std::memory_order_relaxed); }
+
+  // How processes are started from here by default. Set: no error, but false,
+  // if it was set before in this process, unless `force`.
+  StartMethod default_method() const {
+    return default_method_.load(std::memory_order_relaxed);
+  }
+  bool SetDefaultMethod(StartMethod method, bool force);
+
+  // Made here unless it was inherited or set.
+  std::string authkey();
+  void SetAuthkey(std::string key);
 
   // A child that has been started and is in its record.
   void Add(const std::shared_ptr<Record>& record);
@@ -93,7 +114,11 @@ class ThisProcess {
   static std::atomic<ThisProcess*> inherited_;
 
   const std::shared_ptr<Record> record_;
+  const bool fresh_;
   std::atomic<int> created_{0};
+  std::atomic<StartMethod> default_method_;
+  std::atomic<bool> default_method_set_{false};
+  std::mutex authkey_mutex_;
   std::atomic<Children*> children_{nullptr};  // made when there are any
 };
 
@@ -105,8 +130,9 @@ void FlushStandardStreams();
 // exit() or a return from main().
 void RegisterExitHandler();
 
-// The way out of a child: ends its children, flushes, and leaves without the
-// exit handlers and static destructors that it has inherited.
+// The way out of a child: ends its children, flushes, and leaves; a fresh one
+// by exit(), another without the exit handlers and static destructors that it
+// has inherited.
 [[noreturn]] void LeaveChild(int code) noexcept;
 
 }  // namespace mp::process_internal

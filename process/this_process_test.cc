@@ -42,7 +42,7 @@ class ThisProcessTest : public mp::testing::ProcessTest {
   static std::shared_ptr<Record> AddChild(Body body, bool daemon = false) {
     auto record = std::make_shared<Record>();
     record->creator = &ThisProcess::Get();
-    record->daemon = daemon;
+    record->identity.daemon = daemon;
     const pid_t pid = Fork(body);
     record->child.emplace(pid, OpenPidfd(pid));
     ThisProcess::Get().Add(record);
@@ -53,22 +53,22 @@ class ThisProcessTest : public mp::testing::ProcessTest {
 TEST_F(ThisProcessTest, IsTheSameObjectEachTime) {
   ThisProcess& self = ThisProcess::Get();
   EXPECT_EQ(&self, &ThisProcess::Get());
-  EXPECT_EQ(self.record().name, "MainProcess");
-  EXPECT_FALSE(self.record().daemon);
-  EXPECT_EQ(self.record().creator, nullptr);
+  EXPECT_EQ(self.identity().name, "MainProcess");
+  EXPECT_FALSE(self.identity().daemon);
+  EXPECT_FALSE(self.IsChild());
 }
 
 TEST_F(ThisProcessTest, CountsWhatItCreates) {
   ThisProcess& self = ThisProcess::Get();
-  const int first = std::stoi(self.NextIdentity());
-  EXPECT_EQ(self.NextIdentity(), std::to_string(first + 1));
+  const int first = std::stoi(self.NextPath());
+  EXPECT_EQ(self.NextPath(), std::to_string(first + 1));
 
   auto record = std::make_shared<Record>();
   record->creator = &self;
-  record->identity = "4:2";
-  ThisProcess child(record);
-  EXPECT_EQ(child.NextIdentity(), "4:2:1");
-  EXPECT_EQ(child.NextIdentity(), "4:2:2");
+  record->identity.path = "4:2";
+  ThisProcess child(record, /*fresh=*/false);
+  EXPECT_EQ(child.NextPath(), "4:2:1");
+  EXPECT_EQ(child.NextPath(), "4:2:2");
 }
 
 TEST_F(ThisProcessTest, ForgetsAChildWhenItIsReaped) {
@@ -113,7 +113,8 @@ TEST_F(ThisProcessTest, AForkByOtherMeansStartsWithoutChildren) {
   const ThisProcess* before = &ThisProcess::Get();
   const pid_t pid = Fork([before] {
     ThisProcess& self = ThisProcess::Get();
-    const bool fresh = &self != before && self.record().name == "MainProcess" &&
+    const bool fresh = &self != before &&
+                       self.identity().name == "MainProcess" &&
                        self.LiveChildren().empty();
     self.EndChildren();  // must not end the sibling
     _exit(fresh ? 0 : 1);

@@ -1,17 +1,20 @@
 #include "mp/testing/leak_check.h"
 
 #include <dirent.h>
+#include <fcntl.h>
 #include <time.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cstdlib>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <memory>
 #include <optional>
 #include <set>
 #include <sstream>
+#include <string>
 #include <utility>
 
 #include "absl/strings/match.h"
@@ -52,6 +55,14 @@ void AddThreads(Snapshot* out) {
   }
 }
 
+// Which end of a lifeline, or nothing.
+const char* LifelineEnd(int fd) {
+  if (fcntl(fd, F_GETPIPE_SZ) != sysconf(_SC_PAGESIZE)) return "";
+  return (fcntl(fd, F_GETFL) & O_ACCMODE) == O_RDONLY
+             ? " (mp:lifeline, read end)"
+             : " (mp:lifeline, write end)";
+}
+
 void AddDescriptors(Snapshot* out) {
   const std::unique_ptr<DIR, int (*)(DIR*)> directory(opendir("/proc/self/fd"),
                                                       &closedir);
@@ -65,7 +76,8 @@ void AddDescriptors(Snapshot* out) {
     std::error_code error;
     const std::string target =
         std::filesystem::read_symlink("/proc/self/fd/" + name, error).string();
-    ++(*out)[absl::StrCat("descriptor ", name, " -> ", target)];
+    ++(*out)[absl::StrCat("descriptor ", name, " -> ", target,
+                          LifelineEnd(std::stoi(name)))];
   }
 }
 
@@ -92,10 +104,13 @@ void AddFiles(const std::string& directory, Snapshot* out) {
   }
 }
 
-// The name in kKeptMemfds that this line is about, if any.
-std::optional<std::string> KeptMemfd(const std::string& what) {
-  for (const char* const name : kKeptMemfds) {
-    if (absl::StrContains(what, absl::StrCat("/memfd:", name, " "))) {
+// The name in kKept that this line is about, if any.
+std::optional<std::string> Kept(const std::string& what) {
+  for (const char* const name : kKept) {
+    const size_t at = what.find(name);
+    if (at == std::string::npos) continue;
+    const size_t end = at + strlen(name);
+    if (end < what.size() && (what[end] == ' ' || what[end] == ')')) {
       return name;
     }
   }
@@ -128,7 +143,7 @@ std::vector<std::string> LeakCheck::CompareOnce() const {
     const int extra = count - (then == before_.end() ? 0 : then->second);
     if (extra <= 0) continue;
     const bool mapping = absl::StartsWith(what, "mapping");
-    const std::optional<std::string> name = KeptMemfd(what);
+    const std::optional<std::string> name = Kept(what);
     if (name.has_value() && kept.insert({*name, mapping}).second) continue;
     differences.push_back(absl::StrCat(
         "new: ", what, extra > 1 ? absl::StrCat(" (", extra, " times)") : ""));
@@ -139,7 +154,7 @@ std::vector<std::string> LeakCheck::CompareOnce() const {
     // Processes, threads and files of others may go.
     if (missing <= 0 || absl::StartsWith(what, "process") ||
         absl::StartsWith(what, "zombie") || absl::StartsWith(what, "thread") ||
-        absl::StartsWith(what, "file") || KeptMemfd(what).has_value()) {
+        absl::StartsWith(what, "file") || Kept(what).has_value()) {
       continue;
     }
     differences.push_back(absl::StrCat("gone: ", what));

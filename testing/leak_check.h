@@ -24,7 +24,11 @@ namespace mp::testing {
 // file of each name may appear between two looks, and another one go.
 //   mp:liveness  the table that tells the processes of a family who is alive
 //   mp:slab      the slab that small shared objects are carved from at present
-inline constexpr const char* kKeptMemfds[] = {"mp:liveness", "mp:slab"};
+//   mp:lifeline  each end of the pipe that daemonic children die with; known by
+//                its size of one page, which no other pipe has unless asked for
+inline constexpr const char* kKept[] = {"memfd:mp:liveness", "memfd:mp:slab",
+                                        "mp:lifeline, read end",
+                                        "mp:lifeline, write end"};
 
 // Takes a snapshot when constructed.
 class LeakCheck {

@@ -1,0 +1,457 @@
+#include "mp/process/forkserver.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/sched.h>
+#include <poll.h>
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <new>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "mp/base/check.h"
+#include "mp/base/errno_status.h"
+#include "mp/base/fork_handlers.h"
+#include "mp/process/child.h"
+#include "mp/process/lifeline.h"
+#include "mp/process/program.h"
+#include "mp/process/this_process.h"
+#include "mp/shm/segment.h"
+
+namespace mp::process_internal {
+namespace {
+
+// ---- What client and server say to each other ----
+
+// Shared by both. The kernel writes the pid of each child here.
+struct Board {
+  std::atomic<pid_t> child{0};
+};
+static_assert(sizeof(std::atomic<pid_t>) == sizeof(pid_t));
+constexpr uint64_t kBoardLayout =
+    LayoutFingerprint("forkserver", 1, sizeof(Board));
+
+// A request comes in pieces of at most this many descriptors, since the kernel
+// takes no more than 253 in one message.
+constexpr size_t kMaxPiece = 250;
+
+struct RequestPiece {
+  uint32_t total;  // descriptors in all pieces
+  // Which of the surroundings come first among them.
+  bool has_directory;
+  bool has_stdout;
+  bool has_stderr;
+};
+
+struct Reply {
+  int32_t error;  // errno of `call`, 0 if there is a child
+  char call[28];
+};
+
+// Room for the descriptors of one piece, aligned as the kernel wants it.
+union ControlBuffer {
+  cmsghdr align;
+  char bytes[CMSG_SPACE(kMaxPiece * sizeof(int))];
+};
+
+// Sends one message; errno on failure.
+bool SendPiece(int socket, const RequestPiece& piece,
+               std::span<const int> fds) {
+  ControlBuffer control = {};
+  iovec data = {.iov_base = const_cast<RequestPiece*>(&piece),
+                .iov_len = sizeof(piece)};
+  msghdr message = {};
+  message.msg_iov = &data;
+  message.msg_iovlen = 1;
+  if (!fds.empty()) {
+    message.msg_control = control.bytes;
+    message.msg_controllen = CMSG_SPACE(fds.size_bytes());
+    cmsghdr* const header = CMSG_FIRSTHDR(&message);
+    header->cmsg_level = SOL_SOCKET;
+    header->cmsg_type = SCM_RIGHTS;
+    header->cmsg_len = CMSG_LEN(fds.size_bytes());
+    memcpy(CMSG_DATA(header), fds.data(), fds.size_bytes());
+  }
+  while (sendmsg(socket, &message, MSG_NOSIGNAL) < 0) {
+    if (errno != EINTR) return false;
+  }
+  return true;
+}
+
+// Receives one; appends its descriptors. 0 at the end of the connection, 1 if
+// there was one, -1 with errno if it was not whole.
+int ReceivePiece(int socket, RequestPiece& piece, std::vector<UniqueFd>& fds) {
+  ControlBuffer control;
+  iovec data = {.iov_base = &piece, .iov_len = sizeof(piece)};
+  msghdr message = {};
+  message.msg_iov = &data;
+  message.msg_iovlen = 1;
+  message.msg_control = control.bytes;
+  message.msg_controllen = sizeof(control.bytes);
+  ssize_t size;
+  do {
+    size = recvmsg(socket, &message, MSG_CMSG_CLOEXEC);
+  } while (size < 0 && errno == EINTR);
+  for (cmsghdr* header = CMSG_FIRSTHDR(&message);
+       size >= 0 && header != nullptr; header = CMSG_NXTHDR(&message, header)) {
+    if (header->cmsg_level != SOL_SOCKET || header->cmsg_type != SCM_RIGHTS) {
+      continue;
+    }
+    const size_t count = (header->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+    for (size_t i = 0; i < count; ++i) {
+      int fd;
+      memcpy(&fd, CMSG_DATA(header) + i * sizeof(int), sizeof(int));
+      fds.emplace_back(UniqueFd(fd));
+    }
+  }
+  if (size == 0) return 0;
+  if (size != sizeof(piece)) return -1;
+  if ((message.msg_flags & MSG_CTRUNC) != 0) {
+    errno = EMFILE;  // the rest found no room in the table of descriptors
+    return -1;
+  }
+  return 1;
+}
+
+// ---- The client ----
+
+// What the copies of a server inherit from it, as it was when it was started.
+struct Surroundings {
+  std::array<uid_t, 3> users;
+  std::array<gid_t, 3> groups;
+  uint64_t environment;
+
+  static Surroundings Now() {
+    Surroundings now;
+    getresuid(&now.users[0], &now.users[1], &now.users[2]);
+    getresgid(&now.groups[0], &now.groups[1], &now.groups[2]);
+    uint64_t hash = 0;
+    for (char** variable = environ; *variable != nullptr; ++variable) {
+      hash = hash * 31 + std::hash<std::string_view>()(*variable);
+    }
+    now.environment = hash;
+    return now;
+  }
+  friend bool operator==(const Surroundings&, const Surroundings&) = default;
+};
+
+class Client {
+ public:
+  static Client& Get() {
+    static auto* const client = new Client;  // outlives every thread
+    return *client;
+  }
+
+  absl::StatusOr<pid_t> Start(const std::vector<int>& descriptors) {
+    const std::lock_guard lock(mutex_);
+    constexpr int kAttempts = 5;
+    std::string last;
+    for (int i = 0; i < kAttempts; ++i) {
+      if (server_ != nullptr && server_->surroundings != Surroundings::Now()) {
+        Stop();
+      }
+      if (server_ == nullptr) {
+        if (absl::Status status = Launch(); !status.ok()) return status;
+      }
+      absl::StatusOr<pid_t> child = Request(descriptors);
+      if (child.ok() || server_ != nullptr) return child;
+      last = std::string(child.status().message());
+    }
+    return absl::UnavailableError(absl::StrCat(
+        "the forkserver ended ", kAttempts,
+        " times in a row while it was to start a process: ", last));
+  }
+
+  std::optional<pid_t> server_pid() {
+    const std::lock_guard lock(mutex_);
+    if (server_ == nullptr) return std::nullopt;
+    return server_->process.pid();
+  }
+
+ private:
+  struct Server {
+    Child process;
+    UniqueFd socket;
+    std::shared_ptr<Segment> board;
+    Surroundings surroundings;
+
+    Board& shared() const { return *reinterpret_cast<Board*>(board->data()); }
+  };
+
+  Client() {
+    AddForkHandlers({.before = [] { Get().mutex_.lock(); },
+                     .in_parent = [] { Get().mutex_.unlock(); },
+                     .in_child =
+                         [] {
+                           // It is the parent's.
+                           Get().server_.reset();
+                           Get().mutex_.unlock();
+                         }});
+  }
+
+  absl::Status Launch();
+  void Stop() {
+    server_->socket.reset();
+    server_->process.Signal(SIGKILL).IgnoreError();
+    server_->process.WaitUntilReapable();
+    server_->process.Reap();
+    server_.reset();
+  }
+  // On failure either there is still a server, or it died without a child.
+  absl::StatusOr<pid_t> Request(const std::vector<int>& descriptors);
+  absl::StatusOr<pid_t> AfterItsDeath();
+
+  std::mutex mutex_;
+  std::unique_ptr<Server> server_;
+};
+
+// Made before main(), while no other thread can fork: a child forked while the
+// static in Get() is initialised would wait for that for ever.
+[[maybe_unused]] const Client& made_before_main = Client::Get();
+
+absl::Status Client::Launch() {
+  std::array<int, 2> ends;
+  if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends.data()) != 0) {
+    return ErrnoStatus(errno, "socketpair");
+  }
+  UniqueFd ours = AboveStandardStreams(UniqueFd(ends[0]));
+  const UniqueFd theirs = AboveStandardStreams(UniqueFd(ends[1]));
+  if (!ours || !theirs) return ErrnoStatus(errno, "fcntl(F_DUPFD_CLOEXEC)");
+  absl::StatusOr<std::shared_ptr<Segment>> board = Segment::Create(
+      {.name = "forkserver", .layout = kBoardLayout, .size = sizeof(Board)});
+  if (!board.ok()) return board.status();
+  new ((*board)->data()) Board;
+  absl::StatusOr<UniqueFd> lifeline = NewLifeline();
+  if (!lifeline.ok()) return lifeline.status();
+  sigset_t all;
+  sigfillset(&all);
+  Surroundings surroundings = Surroundings::Now();
+  const absl::StatusOr<pid_t> pid = SpawnProgram(
+      Role::kForkserver, {theirs.get(), (*board)->fd(), lifeline->get()}, all);
+  if (!pid.ok()) return pid.status();
+  UniqueFd pidfd = OpenPidfd(*pid);
+  if (!pidfd) return DiscardWithoutPidfd(*pid);
+  server_.reset(new Server{.process = Child(*pid, std::move(pidfd)),
+                           .socket = std::move(ours),
+                           .board = *std::move(board),
+                           .surroundings = surroundings});
+  return absl::OkStatus();
+}
+
+absl::StatusOr<pid_t> Client::Request(const std::vector<int>& descriptors) {
+  // The child is to have what a fork would give it.
+  std::vector<int> all;
+  RequestPiece piece = {};
+  const UniqueFd directory(open(".", O_PATH | O_DIRECTORY | O_CLOEXEC));
+  const auto add = [&all](int fd) {
+    if (fcntl(fd, F_GETFD) < 0) return false;
+    all.push_back(fd);
+    return true;
+  };
+  piece.has_directory = add(directory.get());
+  piece.has_stdout = add(STDOUT_FILENO);
+  piece.has_stderr = add(STDERR_FILENO);
+  all.insert(all.end(), descriptors.begin(), descriptors.end());
+  piece.total = static_cast<uint32_t>(all.size());
+
+  server_->shared().child.store(0, std::memory_order_relaxed);
+  for (std::span<const int> rest(all);;) {
+    const std::span<const int> now =
+        rest.first(std::min(rest.size(), kMaxPiece));
+    if (!SendPiece(server_->socket.get(), piece, now)) {
+      if (errno == EPIPE || errno == ECONNRESET) return AfterItsDeath();
+      const int error = errno;
+      // It waits for the rest of the request.
+      Stop();
+      return ErrnoStatus(error, "sendmsg to the forkserver");
+    }
+    rest = rest.subspan(now.size());
+    if (rest.empty()) break;
+  }
+  while (true) {
+    std::array<pollfd, 2> either = {
+        pollfd{.fd = server_->socket.get(), .events = POLLIN, .revents = 0},
+        pollfd{.fd = server_->process.pidfd(), .events = POLLIN, .revents = 0}};
+    if (poll(either.data(), either.size(), -1) < 0) {
+      MP_PCHECK(errno == EINTR || errno == ENOMEM) << "poll(forkserver)";
+      continue;
+    }
+    Reply reply;
+    const ssize_t size =
+        recv(server_->socket.get(), &reply, sizeof(reply), MSG_DONTWAIT);
+    if (size == sizeof(reply)) {
+      if (reply.error == 0) {
+        const pid_t child =
+            server_->shared().child.load(std::memory_order_relaxed);
+        MP_CHECK(child > 0) << "a forkserver without a child";
+        return child;
+      }
+      return ErrnoStatus(reply.error,
+                         absl::StrCat(reply.call, " in the forkserver"));
+    }
+    if (size >= 0 || (errno != EAGAIN && errno != EINTR) ||
+        either[1].revents != 0) {
+      return AfterItsDeath();
+    }
+  }
+}
+
+// Its last clone is done or not done once the kernel says that it is dead.
+absl::StatusOr<pid_t> Client::AfterItsDeath() {
+  server_->process.Signal(SIGKILL).IgnoreError();
+  server_->process.WaitUntilReapable();
+  const std::optional<int> code = server_->process.Reap();
+  const pid_t child = server_->shared().child.load(std::memory_order_relaxed);
+  server_.reset();
+  if (child != 0) return child;
+  return absl::UnavailableError(
+      absl::StrCat("exit code ", code.value_or(kUnknownExitCode)));
+}
+
+// ---- The server ----
+
+// The first thread's cell with its thread id, which the C library's locks take
+// for the owner. The kernel keeps it right across a clone if told where it is.
+pid_t* ThreadIdCell() {
+  pid_t* cell = nullptr;
+  return prctl(PR_GET_TID_ADDRESS, &cell, 0, 0, 0) == 0 ? cell : nullptr;
+}
+
+// As fork(), but the child is the caller's parent's; `child` gets the pid
+// before this returns, or the caller's death keeps it from that. In a process
+// with one thread, so nothing of the C library's can be held. -1 with errno.
+pid_t CloneSibling(std::atomic<pid_t>& child, pid_t* thread_id) {
+  // Not inherited: the list by which the kernel finds what the dead held.
+  void* robust_list = nullptr;
+  size_t size = 0;
+  if (syscall(SYS_get_robust_list, 0, &robust_list, &size) != 0) return -1;
+  constexpr long kFlags = CLONE_PARENT | CLONE_PARENT_SETTID |
+                          CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID;
+  RunBeforeFork();
+#if defined(__x86_64__)
+  const long pid = syscall(SYS_clone, kFlags, nullptr, &child, thread_id, 0);
+#elif defined(__aarch64__)
+  const long pid = syscall(SYS_clone, kFlags, nullptr, &child, 0, thread_id);
+#else
+#error "the order of clone's arguments on this architecture"
+#endif
+  if (pid == 0) {
+    MP_PCHECK(syscall(SYS_set_robust_list, robust_list, size) == 0)
+        << "set_robust_list";
+    RunInChildAfterFork();
+  } else {
+    const int error = errno;
+    RunInParentAfterFork();
+    errno = error;
+  }
+  return static_cast<pid_t>(pid);
+}
+
+// All pieces. 0 at the end of the connection, 1 if it is whole, -1 with errno.
+int ReceiveRequest(int socket, RequestPiece& piece,
+                   std::vector<UniqueFd>& fds) {
+  size_t expected = 0;
+  int error = 0;
+  do {
+    const int got = ReceivePiece(socket, piece, fds);
+    if (got == 0) return 0;
+    if (got < 0) error = errno;
+    expected += std::min<size_t>(piece.total - expected, kMaxPiece);
+  } while (expected < piece.total);
+  if (error == 0 && fds.size() == piece.total) return 1;
+  errno = error != 0 ? error : EBADMSG;
+  return -1;
+}
+
+// Puts the surroundings in their place; leaves the descriptors of the task.
+void MoveIn(const RequestPiece& piece, std::vector<UniqueFd>& fds) {
+  auto next = fds.begin();
+  if (piece.has_directory) {
+    MP_PCHECK(fchdir(next->get()) == 0) << "fchdir to the parent's directory";
+    ++next;
+  }
+  for (const auto& [has, fd] : {std::pair(piece.has_stdout, STDOUT_FILENO),
+                                std::pair(piece.has_stderr, STDERR_FILENO)}) {
+    if (has) {
+      MP_PCHECK(dup2(next->get(), fd) == fd) << "dup2";
+      ++next;
+    } else {
+      close(fd);
+    }
+  }
+  fds.erase(fds.begin(), next);
+}
+
+}  // namespace
+
+absl::StatusOr<pid_t> StartByForkserver(const std::vector<int>& descriptors) {
+  return Client::Get().Start(descriptors);
+}
+
+std::optional<pid_t> ForkserverPid() { return Client::Get().server_pid(); }
+
+std::vector<UniqueFd> ServeForks(std::vector<UniqueFd> descriptors) {
+  MP_CHECK(descriptors.size() == 3) << "a forkserver with other descriptors";
+  const UniqueFd socket = std::move(descriptors[0]);
+  const std::shared_ptr<Segment> board =
+      ValueOrDie(Segment::Attach(std::move(descriptors[1]), kBoardLayout));
+  HoldLifeline(std::move(descriptors[2]));
+  std::atomic<pid_t>& child = reinterpret_cast<Board*>(board->data())->child;
+  pid_t* const thread_id = ThreadIdCell();
+  // What constructors and main() have printed so far is this process's.
+  FlushStandardStreams();
+  while (true) {
+    RequestPiece piece = {};
+    std::vector<UniqueFd> fds;
+    Reply reply = {};
+    const auto failed = [&reply](const char* call, int error) {
+      reply.error = error;
+      strncpy(reply.call, call, sizeof(reply.call) - 1);
+    };
+    switch (ReceiveRequest(socket.get(), piece, fds)) {
+      case 0:
+        _exit(0);  // the parent has another server, or none
+      case 1:
+        if (thread_id == nullptr) {
+          failed("prctl(PR_GET_TID_ADDRESS)", EINVAL);
+          break;
+        }
+        // The page must be there when the kernel stores into it.
+        child.store(0, std::memory_order_relaxed);
+        switch (CloneSibling(child, thread_id)) {
+          case 0:
+            MoveIn(piece, fds);
+            return fds;
+          case -1:
+            failed("clone", errno);
+        }
+        break;
+      default:
+        failed("recvmsg", errno);
+    }
+    while (send(socket.get(), &reply, sizeof(reply), MSG_NOSIGNAL) < 0 &&
+           errno == EINTR) {
+    }
+  }
+}
+
+}  // namespace mp::process_internal

@@ -256,7 +256,7 @@ static_assert(!Encodable<std::optional<int*>>);
 static_assert(!Encodable<std::optional<HasPointer>>);
 static_assert(!Encodable<std::variant<int, std::string_view>>);
 static_assert(!Encodable<std::array<char*, 2>>);
-static_assert(!Encodable<std::shared_ptr<int>>);
+static_assert(!Encodable<std::shared_ptr<std::string>>);
 static_assert(!Encodable<std::unique_ptr<Polymorphic>>);
 static_assert(!Encodable<std::unique_ptr<int[]>>);
 static_assert(!Encodable<std::function<void()>>);

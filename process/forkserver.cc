@@ -21,6 +21,7 @@
 #include <memory>
 #include <mutex>
 #include <new>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -179,12 +180,6 @@ class Client {
     return absl::UnavailableError(absl::StrCat(
         "the forkserver ended ", kAttempts,
         " times in a row while it was to start a process: ", last));
-  }
-
-  std::optional<pid_t> server_pid() {
-    const std::lock_guard lock(mutex_);
-    if (server_ == nullptr) return std::nullopt;
-    return server_->process.pid();
   }
 
  private:
@@ -407,8 +402,6 @@ absl::StatusOr<pid_t> StartByForkserver(const std::vector<int>& descriptors) {
   return Client::Get().Start(descriptors);
 }
 
-std::optional<pid_t> ForkserverPid() { return Client::Get().server_pid(); }
-
 std::vector<UniqueFd> ServeForks(std::vector<UniqueFd> descriptors) {
   MP_CHECK(descriptors.size() == 3) << "a forkserver with other descriptors";
   const UniqueFd socket = std::move(descriptors[0]);
@@ -439,6 +432,7 @@ std::vector<UniqueFd> ServeForks(std::vector<UniqueFd> descriptors) {
         child.store(0, std::memory_order_relaxed);
         switch (CloneSibling(child, thread_id)) {
           case 0:
+            prctl(PR_SET_NAME, program_invocation_short_name);
             MoveIn(piece, fds);
             return fds;
           case -1:

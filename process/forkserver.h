@@ -21,7 +21,6 @@
 
 #include <sys/types.h>
 
-#include <optional>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -33,9 +32,6 @@ namespace mp::process_internal {
 // server's system calls said; Unavailable if it died again and again. Any
 // thread may call it; one at a time is served. REQUIRES: CanSpawnProgram().
 absl::StatusOr<pid_t> StartByForkserver(const std::vector<int>& descriptors);
-
-// The server's pid, if there is one.
-std::optional<pid_t> ForkserverPid();
 
 // In a process that was started as a forkserver, with the descriptors that it
 // got: returns in each of its copies, with those that came with the request.

@@ -26,6 +26,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
@@ -563,7 +564,7 @@ TEST_P(StartMethodsTest, SharedObjectsAreTheSame) {
   EXPECT_EQ(ReadAll(pipe.reader.get()), "15");
 }
 
-void AcquireAndDie(Lock lock) {
+void AcquireAndDie(Lock lock) ABSL_NO_THREAD_SAFETY_ANALYSIS {
   lock.Acquire();
   raise(SIGKILL);
 }
@@ -575,7 +576,7 @@ TEST_P(StartMethodsTest, OwnerDeathIsNoticed) {
   EXPECT_OK(lock.Release());
 }
 
-void AcquireAndWait(Lock lock, Event held) {
+void AcquireAndWait(Lock lock, Event held) ABSL_NO_THREAD_SAFETY_ANALYSIS {
   lock.Acquire();
   held.Set();
   for (;;) pause();

@@ -9,6 +9,7 @@
 #include "mp/pool/async_result.h"
 #include "mp/pool/pool.h"
 #include "mp/pool/worker_died.h"
+#include "mp/process/finalizer.h"
 #include "mp/process/process.h"
 #include "mp/shm/raw_array.h"
 #include "mp/shm/raw_value.h"

@@ -11,6 +11,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -18,7 +19,6 @@
 #include <typeinfo>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_format.h"
 #include "mp/base/check.h"
 #include "mp/base/code_place.h"
 #include "mp/base/deadline.h"
@@ -27,9 +27,11 @@
 #include "mp/base/spin.h"
 #include "mp/base/unique_fd.h"
 #include "mp/process/child.h"
+#include "mp/process/cpu_quota.h"
 #include "mp/process/forkserver.h"
 #include "mp/process/identity.h"
 #include "mp/process/lifeline.h"
+#include "mp/process/process_tree.h"
 #include "mp/process/program.h"
 #include "mp/process/start_message.h"
 #include "mp/process/start_method.h"
@@ -44,6 +46,7 @@ using process_internal::EntryPoint;
 using process_internal::HoldLifeline;
 using process_internal::Identity;
 using process_internal::Parcel;
+using process_internal::PrintMessage;
 using process_internal::Received;
 using process_internal::Record;
 using process_internal::Role;
@@ -100,15 +103,6 @@ void ReplaceStdin() {
   }
   // What the parent has read ahead. Most often there is nothing to write to.
   if (stdin->_IO_read_ptr != stdin->_IO_read_end) __fpurge(stdin);
-}
-
-// One write, so that messages of several processes do not mix.
-void PrintMessage(const std::string& message) {
-  process_internal::FlushStandardStreams();
-  const std::string line = absl::StrFormat(
-      "Process %s (pid %d): %s\n", CurrentProcess().name, getpid(), message);
-  [[maybe_unused]] const ssize_t written =
-      write(STDERR_FILENO, line.data(), line.size());
 }
 
 std::string ExitCodeName(int code) {
@@ -413,6 +407,12 @@ absl::Status Process::Terminate() const { return Signal(SIGTERM); }
 absl::Status Process::Kill() const { return Signal(SIGKILL); }
 absl::Status Process::Interrupt() const { return Signal(SIGINT); }
 
+absl::Status Process::KillTree() const {
+  if (absl::Status status = CheckStarted(); !status.ok()) return status;
+  const process_internal::Child& child = *record().child;
+  return process_internal::KillTree(child.pid(), child.pidfd());
+}
+
 std::optional<pid_t> Process::pid() const {
   if (record().child.has_value()) return record().child->pid();
   if (&record() == &ThisProcess::Get().record()) return getpid();
@@ -543,6 +543,8 @@ std::vector<Process> ActiveChildren() {
   return processes;
 }
 
-int CpuCount() { return AvailableProcessors(); }
+int CpuCount() {
+  return std::min(AvailableProcessors(), process_internal::CpuQuota());
+}
 
 }  // namespace mp

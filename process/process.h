@@ -29,7 +29,8 @@
 // std::string_view go as text. Functions in shared libraries are found, too.
 //
 // The end. A child ends when its target returns, calls mp::Exit, or throws:
-//   1. its own daemonic children get SIGTERM, then all its children are joined;
+//   1. its own daemonic children get SIGTERM, then all its children are joined
+//      (before and after that its finalizers run: mp/process/finalizer.h);
 //   2. stdout, stderr, std::cout, std::cerr and std::clog are flushed;
 //   3. it leaves with _exit().
 // Destructors of static and thread-local objects and exit handlers do not run,
@@ -371,6 +372,11 @@ class Process {
   absl::Status Kill() const;
   absl::Status Interrupt() const;
 
+  // SIGKILLs the process and everything that descends from it, whoever started
+  // that. They are stopped first, so that none gets away meanwhile. Not found
+  // is what a descendant that has ended left behind. Needs /proc.
+  absl::Status KillTree() const;
+
   // Nothing before Start and while the process runs. Then what it returned,
   // modulo 256 (the kernel keeps no more), or -N if signal N killed it, or 1
   // if an exception escaped (printed to stderr with the name of the process),
@@ -487,6 +493,38 @@ class PortableProcess : public Process {
   }
 };
 
+// A start method to make processes with, for code that is not to depend on the
+// default:
+//
+//   const mp::Context spawn = mp::GetContext(mp::StartMethod::kSpawn);
+//   mp::Process process = spawn.NewProcess(Work, "one");
+class Context {
+ public:
+  explicit Context(StartMethod method) : method_(method) {}
+
+  StartMethod start_method() const { return method_; }
+
+  template <process_internal::Callable F, typename... Args>
+  Process NewProcess(F&& target, Args&&... args) const {
+    return NewProcess(ProcessOptions(), std::forward<F>(target),
+                      std::forward<Args>(args)...);
+  }
+  // The context's method has precedence over the options'.
+  template <process_internal::Callable F, typename... Args>
+  Process NewProcess(ProcessOptions options, F&& target, Args&&... args) const {
+    options.start_method = method_;
+    return Process(std::move(options), std::forward<F>(target),
+                   std::forward<Args>(args)...);
+  }
+
+ private:
+  StartMethod method_;
+};
+
+inline Context GetContext(StartMethod method) { return Context(method); }
+// Of the default method.
+inline Context GetContext() { return Context(GetStartMethod()); }
+
 // Ends the calling process with `code`, from any thread and any depth: in a
 // child with the three steps above, in the main process as std::exit(code).
 // Like that it does not unwind: the caller's local objects are not destroyed.
@@ -536,7 +574,8 @@ std::optional<Parent> ParentProcess();
 // order of their start. Reaps those that have ended.
 std::vector<Process> ActiveChildren();
 
-// Processors that this process may use (its affinity mask), at least 1.
+// Processors that this process may use: its affinity mask or, if that is less,
+// the quota of its control group rounded up. At least 1.
 int CpuCount();
 
 }  // namespace mp

@@ -710,8 +710,8 @@ TEST_P(StartMethodsTest, StartsWithoutStandardStreams) {
   InAChild([] {
     Value<int> value(0);
     const auto set = [](Value<int> v) {
-      std::cout << "nowhere" << std::endl;
-      std::cerr << "nowhere" << std::endl;
+      std::cout << "nowhere\n" << std::flush;
+      std::cerr << "nowhere\n" << std::flush;
       v.Set(1);
     };
     for (const int fd : {0, 1, 2}) close(fd);
@@ -804,6 +804,50 @@ TEST_P(StartMethodsTest, ProgramTerminatesItsDaemons) {
   ASSERT_OK(parent.Join());
   EXPECT_EQ(parent.exitcode(), 0);
   EXPECT_EQ(kill(pids.Get().value(), 0), -1);
+}
+
+// Two levels of processes that hold a pipe, and one that this library does not
+// know.
+void Grow(UniqueFd pipe, StartMethod method, int depth) {
+  std::vector<Process> below;
+  for (int i = 0; i < 2 && depth > 0; ++i) {
+    below.emplace_back(ProcessOptions{.start_method = method}, Grow,
+                       UniqueFd(fcntl(pipe.get(), F_DUPFD_CLOEXEC, 3)), method,
+                       depth - 1);
+    MP_CHECK_OK(below.back().Start());
+  }
+  MP_CHECK(write(pipe.get(), "x", 1) == 1);
+  if (depth == 0) MP_PCHECK(fork() >= 0) << "fork";
+  for (;;) pause();
+}
+
+TEST_P(StartMethodsTest, KillTree) {
+  PipeEnds pipe = MakePipe();
+  Process process(Options(), Grow, std::move(pipe.writer), GetParam(), 2);
+  EXPECT_THAT(process.KillTree(),
+              StatusIs(absl::StatusCode::kFailedPrecondition));
+  ASSERT_OK(process.Start());
+  for (int i = 0; i < 7; ++i) {
+    char byte;
+    ASSERT_EQ(read(pipe.reader.get(), &byte, 1), 1);
+  }
+  EXPECT_OK(process.KillTree());
+  EXPECT_EQ(ReadAll(pipe.reader.get()), "") << "nobody holds it any more";
+  EXPECT_OK(process.Join());
+  EXPECT_EQ(process.exitcode(), -SIGKILL);
+  EXPECT_OK(process.KillTree()) << "of the dead";
+}
+
+TEST_P(StartMethodsTest, Context) {
+  const Context context = GetContext(GetParam());
+  EXPECT_EQ(context.start_method(), GetParam());
+  Process process = context.NewProcess(Answer);
+  EXPECT_EQ(process.start_method(), GetParam());
+  ASSERT_OK(process.Start());
+  ASSERT_OK(process.Join());
+  EXPECT_EQ(process.exitcode(), 42);
+  EXPECT_EQ(context.NewProcess({.name = "x"}, Answer).name(), "x");
+  EXPECT_EQ(GetContext().start_method(), GetStartMethod());
 }
 
 // ---- Many

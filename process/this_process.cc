@@ -9,6 +9,7 @@
 #include <cstdlib>
 #include <exception>
 #include <iostream>
+#include <limits>
 #include <mutex>
 #include <ostream>
 #include <typeinfo>
@@ -19,9 +20,11 @@
 #endif
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "mp/base/check.h"
+#include "mp/base/exception.h"
 #include "mp/base/fork_handlers.h"
 
 namespace mp::process_internal {
@@ -50,7 +53,7 @@ void OnExit(int status, void*) {
   // Called in a child, exit() has run the handlers that are younger than this
   // one, its own among them. The older ones are the parent's.
   if (self.IsChild() && !self.fresh()) LeaveChild(status);
-  self.EndChildren();
+  self.Finish();
 }
 
 }  // namespace
@@ -231,6 +234,27 @@ void ThisProcess::EndChildren() {
   }
 }
 
+void ThisProcess::Finish() {
+  const auto report = [] {
+    PrintMessage(
+        absl::StrCat("uncaught in a finalizer: ", DescribeCurrentException()));
+  };
+  if (finalizers_.used()) finalizers_.Run(0, report);
+  EndChildren();
+  if (finalizers_.used()) {
+    finalizers_.Run(std::numeric_limits<int>::min(), report);
+  }
+}
+
+void PrintMessage(const std::string& message) {
+  FlushStandardStreams();
+  const std::string line =
+      absl::StrFormat("Process %s (pid %d): %s\n",
+                      ThisProcess::Get().identity().name, getpid(), message);
+  [[maybe_unused]] const ssize_t written =
+      write(STDERR_FILENO, line.data(), line.size());
+}
+
 void FlushStandardStreams() {
   try {
     for (std::ostream* stream : {&std::cout, &std::cerr, &std::clog}) {
@@ -260,7 +284,7 @@ void RegisterExitHandler() {
 
 void LeaveChild(int code) noexcept {
   ThisProcess& self = ThisProcess::Get();
-  self.EndChildren();
+  self.Finish();
   FlushStandardStreams();
   if (self.fresh()) std::exit(code);
   _exit(code);

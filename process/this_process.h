@@ -18,6 +18,7 @@
 #include "absl/status/status.h"
 #include "mp/base/deadline.h"
 #include "mp/process/child.h"
+#include "mp/process/finalizer_registry.h"
 #include "mp/process/identity.h"
 #include "mp/process/start_method.h"
 
@@ -97,6 +98,10 @@ class ThisProcess {
   // Sends SIGTERM to the daemonic children, then joins all.
   void EndChildren();
 
+  FinalizerRegistry& finalizers() { return finalizers_; }
+  // What an exit consists of: some finalizers, the children, the rest.
+  void Finish();
+
  private:
   struct Children;
 
@@ -119,6 +124,7 @@ class ThisProcess {
   std::atomic<StartMethod> default_method_;
   std::atomic<bool> default_method_set_{false};
   std::mutex authkey_mutex_;
+  FinalizerRegistry finalizers_;
   std::atomic<Children*> children_{nullptr};  // made when there are any
 };
 
@@ -126,11 +132,15 @@ class ThisProcess {
 // streams and exceptions of streams that throw are ignored.
 void FlushStandardStreams();
 
-// Registers, once, what happens to the children when this process ends through
-// exit() or a return from main().
+// Registers, once, that this process finishes when it ends through exit() or a
+// return from main().
 void RegisterExitHandler();
 
-// The way out of a child: ends its children, flushes, and leaves; a fresh one
+// One write to stderr, so that messages of several processes do not mix:
+// "Process NAME (pid N): MESSAGE". Flushes the standard streams first.
+void PrintMessage(const std::string& message);
+
+// The way out of a child: finishes, flushes, and leaves; a fresh one
 // by exit(), another without the exit handlers and static destructors that it
 // has inherited.
 [[noreturn]] void LeaveChild(int code) noexcept;

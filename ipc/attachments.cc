@@ -22,7 +22,7 @@ uint32_t OutgoingDescriptors::AddSegment(const Segment& segment) {
 
 IncomingDescriptors::IncomingDescriptors(std::vector<UniqueFd> fds) {
   items_.reserve(fds.size());
-  for (UniqueFd& fd : fds) items_.push_back({.fd = std::move(fd)});
+  for (UniqueFd& fd : fds) items_.emplace_back().fd = std::move(fd);
 }
 
 absl::StatusOr<UniqueFd> IncomingDescriptors::Take(uint32_t index) {

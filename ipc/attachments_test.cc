@@ -136,7 +136,8 @@ TEST_F(AttachmentsTest, AForeignDescriptorIsNoSegment) {
 }
 
 TEST_F(AttachmentsTest, ADescriptorIsTakenOnceASegmentAgain) {
-  const auto segment = ValueOrDie(Segment::Create({.layout = 7, .size = 8}));
+  const auto segment =
+      ValueOrDie(Segment::Create({.name = "test", .layout = 7, .size = 8}));
   OutgoingDescriptors out;
   EXPECT_EQ(out.AddSegment(*segment), out.AddSegment(*segment));
   std::vector<UniqueFd> fds;

@@ -349,6 +349,18 @@ TEST_F(PoolTest, IdleWorkerKilledIsReplacedAndNothingFails) {
   }
 }
 
+TEST_F(PoolTest, PoolInsideAProcess) {
+  Process process([] {
+    Pool pool(PoolOptions{.processes = 2});
+    const auto squares =
+        pool.Map([](int x) { return x * x; }, std::vector<int>{1, 2, 3});
+    return squares.ok() && *squares == std::vector<int>{1, 4, 9} ? 0 : 1;
+  });
+  ASSERT_OK(process.Start());
+  ASSERT_OK(process.Join());
+  EXPECT_EQ(process.exitcode(), 0);
+}
+
 TEST_F(PoolTest, WorkersEndWhenThePoolsProcessIsKilled) {
   // The worker's pid comes back through a pipe, of which the worker holds the
   // write end: end of file means that every process that had it is gone.

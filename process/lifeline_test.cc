@@ -116,7 +116,7 @@ TEST_F(LifelineTest, OtherChildrenHaveNoPartInIt) {
     writer_.reset();
     stop.reset();
     char byte;
-    [[maybe_unused]] const ssize_t end = read(keep_other_alive.get(), &byte, 1);
+    [[maybe_unused]] const ssize_t end = read(stopped.get(), &byte, 1);
     _exit(0);
   });
   AwaitTheEnd();  // of the child, while the other one is alive

@@ -47,8 +47,6 @@ int Times(int number) {
   return factor == nullptr ? number : number * atoi(factor);
 }
 
-void DoNothing() {}
-
 // What only an end of the process takes away.
 void HoldUntilTheEnd(UniqueFd) {
   for (;;) pause();

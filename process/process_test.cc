@@ -205,6 +205,17 @@ class ProcessTest : public mp::testing::ProcessTest {};
 
 // ---- Life
 
+// This program's main() is GoogleTest's.
+TEST_F(ProcessTest, OtherMethodsNeedInit) {
+  for (const StartMethod method :
+       {StartMethod::kSpawn, StartMethod::kForkserver}) {
+    Process process({.start_method = method}, [] {});
+    EXPECT_THAT(process.Start(), StatusIs(absl::StatusCode::kFailedPrecondition,
+                                          HasSubstr("mp::Init")));
+    EXPECT_EQ(process.pid(), std::nullopt);
+  }
+}
+
 TEST_F(ProcessTest, Life) {
   Gate gate;
   Process process([&] {

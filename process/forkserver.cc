@@ -157,29 +157,42 @@ struct Surroundings {
 
 class Client {
  public:
+  // Made at the first call, and anew in a forked child, where a thread of the
+  // parent may have held the lock of the old one.
   static Client& Get() {
-    static auto* const client = new Client;  // outlives every thread
+    Client* client = current_.load(std::memory_order_acquire);
+    if (client != nullptr) return *client;
+    auto fresh = std::make_unique<Client>();
+    if (current_.compare_exchange_strong(client, fresh.get(),
+                                         std::memory_order_acq_rel)) {
+      client = fresh.release();
+    }
     return *client;
+  }
+  // The server is the parent's. The pointer leads to a whole one, or nowhere.
+  static void AfterForkInChild() {
+    Client* const inherited = current_.exchange(nullptr);
+    if (inherited != nullptr) delete inherited->server_.exchange(nullptr);
   }
 
   absl::StatusOr<pid_t> Start(const std::vector<int>& descriptors) {
     const std::lock_guard lock(mutex_);
     constexpr int kAttempts = 5;
-    std::string last;
     for (int i = 0; i < kAttempts; ++i) {
-      if (server_ != nullptr && server_->surroundings != Surroundings::Now()) {
+      if (server() != nullptr &&
+          server()->surroundings != Surroundings::Now()) {
         Stop();
       }
-      if (server_ == nullptr) {
+      if (server() == nullptr) {
         if (absl::Status status = Launch(); !status.ok()) return status;
       }
-      absl::StatusOr<pid_t> child = Request(descriptors);
-      if (child.ok() || server_ != nullptr) return child;
-      last = std::string(child.status().message());
+      const absl::StatusOr<std::optional<pid_t>> child = Request(descriptors);
+      if (!child.ok()) return child.status();
+      if (child->has_value()) return **child;
     }
-    return absl::UnavailableError(absl::StrCat(
-        "the forkserver ended ", kAttempts,
-        " times in a row while it was to start a process: ", last));
+    return absl::UnavailableError(
+        absl::StrCat("the forkserver was killed ", kAttempts,
+                     " times in a row while it was to start a process"));
   }
 
  private:
@@ -192,36 +205,32 @@ class Client {
     Board& shared() const { return *reinterpret_cast<Board*>(board->data()); }
   };
 
-  Client() {
-    AddForkHandlers({.before = [] { Get().mutex_.lock(); },
-                     .in_parent = [] { Get().mutex_.unlock(); },
-                     .in_child =
-                         [] {
-                           // It is the parent's.
-                           Get().server_.reset();
-                           Get().mutex_.unlock();
-                         }});
-  }
+  Server* server() const { return server_.load(std::memory_order_relaxed); }
 
   absl::Status Launch();
+  // Ends the server, if it has not ended, and forgets it.
   void Stop() {
-    server_->socket.reset();
-    server_->process.Signal(SIGKILL).IgnoreError();
-    server_->process.WaitUntilReapable();
-    server_->process.Reap();
-    server_.reset();
+    const std::unique_ptr<Server> old(server_.exchange(nullptr));
+    old->process.Signal(SIGKILL).IgnoreError();
+    old->process.WaitUntilReapable();
+    old->process.Reap();
   }
-  // On failure either there is still a server, or it died without a child.
-  absl::StatusOr<pid_t> Request(const std::vector<int>& descriptors);
-  absl::StatusOr<pid_t> AfterItsDeath();
+  // Nothing if the server died without a child.
+  absl::StatusOr<std::optional<pid_t>> Request(
+      const std::vector<int>& descriptors);
+  std::optional<pid_t> AfterItsDeath();
+
+  static std::atomic<Client*> current_;
 
   std::mutex mutex_;
-  std::unique_ptr<Server> server_;
+  std::atomic<Server*> server_{nullptr};  // changed with the lock held
 };
 
-// Made before main(), while no other thread can fork: a child forked while the
-// static in Get() is initialised would wait for that for ever.
-[[maybe_unused]] const Client& made_before_main = Client::Get();
+constinit std::atomic<Client*> Client::current_{nullptr};
+
+// Before main(), while no other thread can fork.
+[[maybe_unused]] const bool registered =
+    (AddForkHandlers({.in_child = &Client::AfterForkInChild}), true);
 
 absl::Status Client::Launch() {
   std::array<int, 2> ends;
@@ -245,14 +254,15 @@ absl::Status Client::Launch() {
   if (!pid.ok()) return pid.status();
   UniqueFd pidfd = OpenPidfd(*pid);
   if (!pidfd) return DiscardWithoutPidfd(*pid);
-  server_.reset(new Server{.process = Child(*pid, std::move(pidfd)),
+  server_.store(new Server{.process = Child(*pid, std::move(pidfd)),
                            .socket = std::move(ours),
                            .board = *std::move(board),
                            .surroundings = surroundings});
   return absl::OkStatus();
 }
 
-absl::StatusOr<pid_t> Client::Request(const std::vector<int>& descriptors) {
+absl::StatusOr<std::optional<pid_t>> Client::Request(
+    const std::vector<int>& descriptors) {
   // The child is to have what a fork would give it.
   std::vector<int> all;
   RequestPiece piece = {};
@@ -268,11 +278,11 @@ absl::StatusOr<pid_t> Client::Request(const std::vector<int>& descriptors) {
   all.insert(all.end(), descriptors.begin(), descriptors.end());
   piece.total = static_cast<uint32_t>(all.size());
 
-  server_->shared().child.store(0, std::memory_order_relaxed);
+  server()->shared().child.store(0, std::memory_order_relaxed);
   for (std::span<const int> rest(all);;) {
     const std::span<const int> now =
         rest.first(std::min(rest.size(), kMaxPiece));
-    if (!SendPiece(server_->socket.get(), piece, now)) {
+    if (!SendPiece(server()->socket.get(), piece, now)) {
       if (errno == EPIPE || errno == ECONNRESET) return AfterItsDeath();
       const int error = errno;
       // It waits for the rest of the request.
@@ -284,19 +294,20 @@ absl::StatusOr<pid_t> Client::Request(const std::vector<int>& descriptors) {
   }
   while (true) {
     std::array<pollfd, 2> either = {
-        pollfd{.fd = server_->socket.get(), .events = POLLIN, .revents = 0},
-        pollfd{.fd = server_->process.pidfd(), .events = POLLIN, .revents = 0}};
+        pollfd{.fd = server()->socket.get(), .events = POLLIN, .revents = 0},
+        pollfd{
+            .fd = server()->process.pidfd(), .events = POLLIN, .revents = 0}};
     if (poll(either.data(), either.size(), -1) < 0) {
       MP_PCHECK(errno == EINTR || errno == ENOMEM) << "poll(forkserver)";
       continue;
     }
     Reply reply;
     const ssize_t size =
-        recv(server_->socket.get(), &reply, sizeof(reply), MSG_DONTWAIT);
+        recv(server()->socket.get(), &reply, sizeof(reply), MSG_DONTWAIT);
     if (size == sizeof(reply)) {
       if (reply.error == 0) {
         const pid_t child =
-            server_->shared().child.load(std::memory_order_relaxed);
+            server()->shared().child.load(std::memory_order_relaxed);
         MP_CHECK(child > 0) << "a forkserver without a child";
         return child;
       }
@@ -311,15 +322,13 @@ absl::StatusOr<pid_t> Client::Request(const std::vector<int>& descriptors) {
 }
 
 // Its last clone is done or not done once the kernel says that it is dead.
-absl::StatusOr<pid_t> Client::AfterItsDeath() {
-  server_->process.Signal(SIGKILL).IgnoreError();
-  server_->process.WaitUntilReapable();
-  const std::optional<int> code = server_->process.Reap();
-  const pid_t child = server_->shared().child.load(std::memory_order_relaxed);
-  server_.reset();
+std::optional<pid_t> Client::AfterItsDeath() {
+  const std::shared_ptr<Segment> board = server()->board;
+  Stop();
+  const pid_t child = reinterpret_cast<Board*>(board->data())
+                          ->child.load(std::memory_order_relaxed);
   if (child != 0) return child;
-  return absl::UnavailableError(
-      absl::StrCat("exit code ", code.value_or(kUnknownExitCode)));
+  return std::nullopt;
 }
 
 // ---- The server ----

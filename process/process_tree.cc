@@ -13,6 +13,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -33,10 +34,9 @@ struct Stat {
   pid_t parent;
 };
 
-// Nothing if it has gone.
-std::optional<Stat> ReadStat(pid_t pid) {
-  const UniqueFd fd(
-      open(absl::StrCat("/proc/", pid, "/stat").c_str(), O_RDONLY | O_CLOEXEC));
+// Of the process or thread with that directory; nothing if it has gone.
+std::optional<Stat> ReadStat(const std::string& directory) {
+  const UniqueFd fd(open((directory + "/stat").c_str(), O_RDONLY | O_CLOEXEC));
   if (!fd) return std::nullopt;
   std::array<char, 512> text;
   const ssize_t size = read(fd.get(), text.data(), text.size() - 1);
@@ -52,21 +52,36 @@ std::optional<Stat> ReadStat(pid_t pid) {
   return stat;
 }
 
-absl::StatusOr<std::vector<pid_t>> AllProcesses() {
-  const std::unique_ptr<DIR, int (*)(DIR*)> directory(opendir("/proc"),
+std::string DirectoryOf(pid_t pid) { return absl::StrCat("/proc/", pid); }
+
+// The entries of a directory whose names are numbers.
+absl::StatusOr<std::vector<pid_t>> Numbers(const std::string& path) {
+  const std::unique_ptr<DIR, int (*)(DIR*)> directory(opendir(path.c_str()),
                                                       &closedir);
-  if (directory == nullptr) return ErrnoStatus(errno, "opendir(/proc)");
-  std::vector<pid_t> pids;
-  while (const dirent* const entry = readdir(directory.get())) {
-    pid_t pid;
-    if (absl::SimpleAtoi(entry->d_name, &pid)) pids.push_back(pid);
+  if (directory == nullptr) {
+    return ErrnoStatus(errno, absl::StrCat("opendir(", path, ")"));
   }
-  return pids;
+  std::vector<pid_t> numbers;
+  while (const dirent* const entry = readdir(directory.get())) {
+    pid_t number;
+    if (absl::SimpleAtoi(entry->d_name, &number)) numbers.push_back(number);
+  }
+  return numbers;
 }
 
-bool CanStillFork(char state) {
-  // Stopped, or has ended, or is in the kernel and will stop before it returns.
-  return strchr("TtZXxD", state) == nullptr;
+// Whether a thread of the process has neither stopped nor ended. One that waits
+// in the kernel may be in the middle of a fork.
+bool CanStillFork(pid_t pid) {
+  const std::string tasks = DirectoryOf(pid) + "/task";
+  const absl::StatusOr<std::vector<pid_t>> threads = Numbers(tasks);
+  if (!threads.ok()) return false;  // it has gone
+  for (const pid_t thread : *threads) {
+    const std::optional<Stat> stat = ReadStat(absl::StrCat(tasks, "/", thread));
+    if (stat.has_value() && strchr("TtZXx", stat->state) == nullptr) {
+      return true;
+    }
+  }
+  return false;
 }
 
 class Tree {
@@ -85,22 +100,20 @@ class Tree {
   // Looks once for children of those that are known, and stops them. Whether
   // there may be more: somebody was new, or has not stopped yet.
   absl::StatusOr<bool> Grow() {
-    const absl::StatusOr<std::vector<pid_t>> pids = AllProcesses();
+    // Before the look: what they fork after it, they were seen to be able to.
+    bool more = CanStillFork(root_);
+    for (const auto& [pid, pidfd] : below_) more = more || CanStillFork(pid);
+    const absl::StatusOr<std::vector<pid_t>> pids = Numbers("/proc");
     if (!pids.ok()) return pids.status();
-    bool more = false;
     for (const pid_t pid : *pids) {
-      const std::optional<Stat> stat = ReadStat(pid);
-      if (!stat.has_value()) continue;
-      if (Knows(pid)) {
-        more = more || CanStillFork(stat->state);
-        continue;
-      }
-      if (!Knows(stat->parent)) continue;
+      if (Knows(pid)) continue;
+      const std::optional<Stat> stat = ReadStat(DirectoryOf(pid));
+      if (!stat.has_value() || !Knows(stat->parent)) continue;
       UniqueFd pidfd = OpenPidfd(pid);
       if (!pidfd && errno == ESRCH) continue;
       if (!pidfd) return ErrnoStatus(errno, "pidfd_open");
       // As long as it has this parent, it is the process that was found.
-      const std::optional<Stat> again = ReadStat(pid);
+      const std::optional<Stat> again = ReadStat(DirectoryOf(pid));
       if (!again.has_value() || !Knows(again->parent)) continue;
       if (absl::Status sent = Send(pidfd.get(), SIGSTOP); !sent.ok()) {
         return sent;

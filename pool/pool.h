@@ -14,10 +14,9 @@
 //
 // Workers are forked when the pool is made, and again when one has died: they
 // see the program's memory as it was then. They are daemonic: they get SIGKILL
-// when the pool is terminated, and end when its process has ended in whatever
-// way (a worker that is busy, at the end of its task). They may not start
-// processes. All of them take tasks from one queue in shared memory, so no task
-// waits behind a slow one while a worker is idle.
+// when the pool is terminated, and when its process has ended in whatever way.
+// They may not start processes. All of them take tasks from one queue in shared
+// memory, so no task waits behind a slow one while a worker is idle.
 //
 // If a worker dies while it runs a task, that task fails with an error for
 // which IsWorkerDied() is true, and another worker takes its place. Nothing

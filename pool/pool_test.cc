@@ -1,3 +1,4 @@
+#include "mp/base/check.h"
 #include "mp/pool/pool.h"
 
 #include <signal.h>
@@ -359,6 +360,29 @@ TEST_F(PoolTest, PoolInsideAProcess) {
   ASSERT_OK(process.Start());
   ASSERT_OK(process.Join());
   EXPECT_EQ(process.exitcode(), 0);
+}
+
+TEST_F(PoolTest, BusyWorkersEndWhenThePoolsProcessIsKilled) {
+  int ends[2];
+  ASSERT_EQ(pipe(ends), 0);
+  Process owner([&] {
+    Pool pool(PoolOptions{.processes = 1});
+    const auto never = pool.ApplyAsync(
+        [](int fd) {
+          MP_CHECK(write(fd, "x", 1) == 1);
+          for (;;) pause();
+        },
+        ends[1]);
+    for (;;) pause();
+  });
+  ASSERT_OK(owner.Start());
+  close(ends[1]);
+  char byte;
+  EXPECT_EQ(read(ends[0], &byte, 1), 1);
+  ASSERT_OK(owner.Kill());
+  ASSERT_OK(owner.Join());
+  EXPECT_EQ(read(ends[0], &byte, 1), 0) << "nobody has it any more";
+  close(ends[0]);
 }
 
 TEST_F(PoolTest, WorkersEndWhenThePoolsProcessIsKilled) {

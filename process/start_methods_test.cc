@@ -1,6 +1,7 @@
 // What must be so whatever the start method: each test runs with all three.
 // Targets are functions, and what they need are arguments.
 
+#include <dlfcn.h>
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
@@ -265,6 +266,17 @@ TEST_P(StartMethodsTest, TargetsOfAllKinds) {
   ASSERT_OK(nothing.Start());
   ASSERT_OK(nothing.Join());
   EXPECT_EQ(nothing.exitcode(), 0);
+}
+
+// One that the child has to load first.
+TEST_P(StartMethodsTest, FunctionInALibraryThatWasLoadedLater) {
+  const std::string path = std::filesystem::absolute(
+      "process/libstart_methods_testlib.so");  // in the runfiles
+  void* const library = dlopen(path.c_str(), RTLD_NOW);
+  ASSERT_NE(library, nullptr) << dlerror();
+  auto* const triple = reinterpret_cast<int (*)(int)>(dlsym(library, "Triple"));
+  ASSERT_NE(triple, nullptr);
+  EXPECT_EQ(ExitCodeOf(triple, 14), 42);
 }
 
 TEST_P(StartMethodsTest, WhatCannotTravelIsRefused) {

@@ -2,13 +2,10 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/filter.h>
-#include <linux/seccomp.h>
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
 #include <sys/eventfd.h>
-#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -42,6 +39,7 @@
 #include "gtest/gtest.h"
 #include "mp/base/check.h"
 #include "mp/base/unique_fd.h"
+#include "mp/testing/fail_system_call.h"
 #include "mp/testing/process_test.h"
 #include "mp/testing/shared_page.h"
 #include "mp/testing/status_matchers.h"
@@ -49,6 +47,7 @@
 namespace mp {
 namespace {
 
+using ::mp::testing::FailSystemCall;
 using ::mp::testing::SharedPage;
 using ::mp::testing::StatusIs;
 using ::testing::AllOf;
@@ -169,31 +168,6 @@ Outcome RunAndRead(int stream, F target) {
   std::string text = ReadAll(pipe.reader.get());
   MP_CHECK_OK(process.Join());
   return {process.exitcode().value(), std::move(text)};
-}
-
-// Makes system call `number` fail with `error` in this process from now on; if
-// `argument` is given, only where the first argument is another one.
-void FailSystemCall(long number, int error,
-                    std::optional<uint32_t> argument = std::nullopt) {
-  std::vector<sock_filter> filter = {
-      BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, nr)),
-      BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, static_cast<uint32_t>(number), 1, 0),
-      BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
-  };
-  if (argument.has_value()) {
-    filter.insert(
-        filter.end(),
-        {BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, args)),
-         BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, *argument, 0, 1),
-         BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW)});
-  }
-  filter.push_back(BPF_STMT(BPF_RET | BPF_K,
-                            SECCOMP_RET_ERRNO | static_cast<uint32_t>(error)));
-  sock_fprog program = {.len = static_cast<unsigned short>(filter.size()),
-                        .filter = filter.data()};
-  MP_PCHECK(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0) << "prctl";
-  MP_PCHECK(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0)
-      << "prctl";
 }
 
 size_t CountDescriptors() {

@@ -6,6 +6,7 @@
 #include <poll.h>
 #include <signal.h>
 #include <sys/resource.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -13,6 +14,7 @@
 #include <array>
 #include <cstdlib>
 #include <filesystem>
+#include <fstream>
 #include <functional>
 #include <iostream>
 #include <iterator>
@@ -48,6 +50,7 @@
 #include "mp/sync/rwlock.h"
 #include "mp/sync/semaphore.h"
 #include "mp/sync/value.h"
+#include "mp/testing/fail_system_call.h"
 #include "mp/testing/process_test.h"
 #include "mp/testing/status_matchers.h"
 
@@ -903,6 +906,58 @@ TEST_P(StartMethodsTest, StartFromTenThreads) {
     });
   }
   for (std::thread& thread : threads) thread.join();
+}
+
+TEST_P(StartMethodsTest, NoProcessLeft) {
+  InAChild([] {
+    // What makes the child: fork and the forkserver use clone, posix_spawn
+    // clone3, which the forkserver needs to be there.
+    testing::FailSystemCall(
+        GetParam() == StartMethod::kSpawn ? SYS_clone3 : SYS_clone, EAGAIN);
+    Process process({.start_method = GetParam()}, DoNothing);
+    EXPECT_THAT(process.Start(),
+                StatusIs(absl::StatusCode::kUnavailable, HasSubstr("EAGAIN")));
+    EXPECT_EQ(process.pid(), std::nullopt);
+    EXPECT_EQ(process.exitcode(), std::nullopt);
+    EXPECT_THAT(ActiveChildren(), IsEmpty());
+  });
+}
+
+TEST_P(StartMethodsTest, NoMemoryLeft) {
+  if (forks()) GTEST_SKIP() << "a fork sends nothing";
+  InAChild([] {
+    testing::FailSystemCall(SYS_memfd_create, ENOMEM);
+    Process process({.start_method = GetParam()}, DoNothing);
+    EXPECT_THAT(process.Start(), StatusIs(absl::StatusCode::kResourceExhausted,
+                                          AllOf(HasSubstr("memfd_create"),
+                                                HasSubstr("ENOMEM"))));
+  });
+}
+
+// Run in a copy of the program by the next test.
+TEST_P(StartMethodsTest, DISABLED_WithoutAProgram) {
+  const std::string self = std::filesystem::read_symlink("/proc/self/exe");
+  ASSERT_THAT(self, HasSubstr("copy_of_start_methods_test"));
+  std::filesystem::remove(self);
+  std::ofstream(self) << "something else";
+  std::filesystem::permissions(self, std::filesystem::perms::owner_all);
+  EXPECT_EQ(ExitCodeOf(Answer), 42);
+}
+
+TEST_P(StartMethodsTest, TheProgramWasReplaced) {
+  const std::string copy =
+      std::filesystem::temp_directory_path() /
+      ("copy_of_start_methods_test_" + std::to_string(getpid()));
+  std::filesystem::copy_file("/proc/self/exe", copy);
+  const std::string filter =
+      std::string("--gtest_filter=StartMethodsTest.DISABLED_WithoutAProgram/") +
+      StartMethodName(GetParam());
+  InAChild([&] {
+    execl(copy.c_str(), copy.c_str(), "--gtest_also_run_disabled_tests",
+          filter.c_str(), static_cast<char*>(nullptr));
+    ADD_FAILURE() << "execl";
+  });
+  std::filesystem::remove(copy);
 }
 
 TEST_P(StartMethodsTest, NoDescriptorLeft) {

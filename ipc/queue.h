@@ -8,10 +8,10 @@
 //   absl::StatusOr<std::string> item = queue.Get();
 //
 // A Queue is a handle: cheap to copy, every copy means the same queue, in this
-// process and in the children that inherit it. The items live in anonymous
-// shared memory that is reserved when the queue is made and goes when the last
-// process drops its last handle. T is anything the codec takes
-// (mp/ipc/codec.h).
+// process and in the children that inherit it or get it as an argument. The
+// items live in anonymous shared memory that is reserved when the queue is made
+// and goes when the last process drops its last handle. T is anything the codec
+// takes (mp/ipc/codec.h).
 //
 // Order: items come out in the order in which their puts were done; the items
 // of one producer in its order. Each item is gotten once.

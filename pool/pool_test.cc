@@ -1,4 +1,3 @@
-#include "mp/base/check.h"
 #include "mp/pool/pool.h"
 
 #include <signal.h>
@@ -25,6 +24,7 @@
 #include "absl/time/time.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "mp/base/check.h"
 #include "mp/pool/async_result.h"
 #include "mp/pool/worker_died.h"
 #include "mp/process/process.h"

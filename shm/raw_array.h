@@ -6,10 +6,10 @@
 //   });
 //
 // A RawArray is a handle: small, cheap to copy, and every copy means the same
-// objects, in this process and in the children that inherit it by fork. They
-// lie in a row in anonymous shared memory, aligned to 64 bytes, that goes when
-// the last process drops its last handle. A moved-from handle may only be
-// assigned to or destroyed.
+// objects, in this process and in the children that inherit it or get it as an
+// argument. They lie in a row in anonymous shared memory, aligned to 64 bytes,
+// that goes when the last process drops its last handle. A moved-from handle
+// may only be assigned to or destroyed.
 //
 // What is said of types, atomics and deaths in mp/shm/raw_value.h holds here.
 // With a lock: mp::Array (mp/sync/array.h).

@@ -4,11 +4,11 @@
 //   mp::Process worker([hits] { hits->fetch_add(1); });
 //
 // A RawValue is a handle: small, cheap to copy, and every copy means the same
-// object, in this process and in the children that inherit it by fork. The
-// object lives in anonymous shared memory, rounded up to 64 bytes, that goes
-// when the last process drops its last handle. Its destructor never runs, which
-// the type must allow (SafeInSharedMemory, mp/shm/slab.h); what it points to
-// would be another process's.
+// object, in this process and in the children that inherit it or get it as an
+// argument. The object lives in anonymous shared memory, rounded up to 64
+// bytes, that goes when the last process drops its last handle. Its destructor
+// never runs, which the type must allow (SafeInSharedMemory, mp/shm/slab.h);
+// what it points to would be another process's.
 //
 // std::atomic works between processes if it is lock-free, which is checked, and
 // is the quickest thing to share: its memory orders mean between processes what

@@ -10,12 +10,12 @@
 //   Header& header = block.At<Header>(0);
 //
 // A SharedMemory is a handle: small, cheap to copy, and every copy means the
-// same block, in this process and in the children that inherit it by fork. The
-// block is zero-filled at first and aligned to 64 bytes. All of it is reserved
-// when it is created, so a full machine is an error there and never SIGBUS
-// later. It has no name, and goes when the last process drops its last handle,
-// or ends in whatever way. A moved-from handle may only be assigned to or
-// destroyed.
+// same block, in this process and in the children that inherit it or get it as
+// an argument. The block is zero-filled at first and aligned to 64 bytes. All
+// of it is reserved when it is created, so a full machine is an error there and
+// never SIGBUS later. It has no name, and goes when the last process drops its
+// last handle, or ends in whatever way. A moved-from handle may only be
+// assigned to or destroyed.
 //
 // Named blocks are for programs that are no forks of each other:
 //

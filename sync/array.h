@@ -7,10 +7,10 @@
 //   });
 //
 // An Array is a handle: small, cheap to copy, and every copy means the same
-// elements and lock, in this process and in the children that inherit it by
-// fork. The lock takes 64 bytes of anonymous shared memory, the elements what
-// they need; they go when the last process drops its last handle. A moved-from
-// handle may only be assigned to or destroyed.
+// elements and lock, in this process and in the children that inherit it or get
+// it as an argument. The lock takes 64 bytes of anonymous shared memory, the
+// elements what they need; they go when the last process drops its last handle.
+// A moved-from handle may only be assigned to or destroyed.
 //
 // What types there can be is said in mp/shm/raw_value.h; what happens when
 // somebody dies, in mp/sync/synchronized.h. Get() and Set() do not tell of a

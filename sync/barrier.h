@@ -8,10 +8,11 @@
 //   }
 //
 // A Barrier is a handle: small, cheap to copy, and every copy means the same
-// barrier, in this process and in the children that inherit it by fork. The
-// barrier itself is 64 bytes of anonymous shared memory, or more if it has more
-// than eight parties, four bytes for each; it goes when the last process drops
-// its last handle. A moved-from handle may only be assigned to or destroyed.
+// barrier, in this process and in the children that inherit it or get it as an
+// argument. The barrier itself is 64 bytes of anonymous shared memory, or more
+// if it has more than eight parties, four bytes for each; it goes when the last
+// process drops its last handle. A moved-from handle may only be assigned to or
+// destroyed.
 //
 // Who waits spins for a few microseconds, now and then for some tens of them
 // (mp/shm/adaptive_spin.h), then sleeps. Who comes early for the next round

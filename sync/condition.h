@@ -9,9 +9,9 @@
 //
 // A Condition is a handle: small, cheap to copy, and every copy means the same
 // condition, with the same lock, in this process and in the children that
-// inherit it by fork. The condition itself is 1 KiB of anonymous shared memory
-// that goes when the last process drops its last handle. A moved-from handle
-// may only be assigned to or destroyed.
+// inherit it or get it as an argument. The condition itself is 1 KiB of
+// anonymous shared memory that goes when the last process drops its last
+// handle. A moved-from handle may only be assigned to or destroyed.
 //
 // A notification goes to who has waited longest, to nobody who came later, and
 // is not remembered. Who waits spins for a few microseconds, now and then for

@@ -9,10 +9,10 @@
 //   ready.Set();
 //
 // An Event is a handle: small, cheap to copy, and every copy means the same
-// event, in this process and in the children that inherit it by fork. The event
-// itself is 64 bytes of anonymous shared memory that goes when the last process
-// drops its last handle. A moved-from handle may only be assigned to or
-// destroyed.
+// event, in this process and in the children that inherit it or get it as an
+// argument. The event itself is 64 bytes of anonymous shared memory that goes
+// when the last process drops its last handle. A moved-from handle may only be
+// assigned to or destroyed.
 //
 // Setting, clearing and asking never block and, if nobody sleeps, make no
 // system call. A waiter spins for a few microseconds, now and then for some

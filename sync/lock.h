@@ -7,10 +7,10 @@
 //   });
 //
 // A Lock is a handle: small, cheap to copy, and every copy means the same lock,
-// in this process and in the children that inherit it by fork. (A std::mutex
-// cannot be copied.) The lock itself is 64 bytes of anonymous shared memory
-// that goes when the last process drops its last handle. A moved-from handle
-// may only be assigned to or destroyed.
+// in this process and in the children that inherit it or get it as an argument.
+// (A std::mutex cannot be copied.) The lock itself is 64 bytes of anonymous
+// shared memory that goes when the last process drops its last handle. A
+// moved-from handle may only be assigned to or destroyed.
 //
 // Uncontended, acquire and release are one atomic operation each and no system
 // call. A waiter spins for a few microseconds, as long as that has helped

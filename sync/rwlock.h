@@ -11,10 +11,10 @@
 //   }
 //
 // An RWLock is a handle: small, cheap to copy, and every copy means the same
-// lock, in this process and in the children that inherit it by fork. The lock
-// itself is 576 bytes of anonymous shared memory that goes when the last
-// process drops its last handle. A moved-from handle may only be assigned to or
-// destroyed.
+// lock, in this process and in the children that inherit it or get it as an
+// argument. The lock itself is 576 bytes of anonymous shared memory that goes
+// when the last process drops its last handle. A moved-from handle may only be
+// assigned to or destroyed.
 //
 // Where nobody has to wait, acquire and release are one atomic operation each
 // and no system call, for readers as for writers; readers in different

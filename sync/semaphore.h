@@ -8,10 +8,11 @@
 //   });
 //
 // A Semaphore is a handle: small, cheap to copy, and every copy means the same
-// semaphore, in this process and in the children that inherit it by fork. The
-// semaphore itself is 128 bytes of anonymous shared memory, and 8 more for each
-// permit beyond nine that it begins with; it goes when the last process drops
-// its last handle. A moved-from handle may only be assigned to or destroyed.
+// semaphore, in this process and in the children that inherit it or get it as
+// an argument. The semaphore itself is 128 bytes of anonymous shared memory,
+// and 8 more for each permit beyond nine that it begins with; it goes when the
+// last process drops its last handle. A moved-from handle may only be assigned
+// to or destroyed.
 //
 // There are two ways to have a permit:
 //

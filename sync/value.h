@@ -6,10 +6,10 @@
 //   });
 //
 // A Value is a handle: small, cheap to copy, and every copy means the same
-// object and lock, in this process and in the children that inherit it by fork.
-// Each takes 64 bytes of anonymous shared memory, the object more if it is
-// larger; they go when the last process drops its last handle. A moved-from
-// handle may only be assigned to or destroyed.
+// object and lock, in this process and in the children that inherit it or get
+// it as an argument. Each takes 64 bytes of anonymous shared memory, the object
+// more if it is larger; they go when the last process drops its last handle. A
+// moved-from handle may only be assigned to or destroyed.
 //
 // What types there can be is said in mp/shm/raw_value.h; what happens when
 // somebody dies, in mp/sync/synchronized.h. Get() and Set() do not tell of a

@@ -6,6 +6,7 @@
 #ifndef MP_BASE_UNIQUE_FD_H_
 #define MP_BASE_UNIQUE_FD_H_
 
+#include <fcntl.h>
 #include <unistd.h>
 
 #include <utility>
@@ -41,6 +42,14 @@ class UniqueFd {
  private:
   int fd_ = -1;
 };
+
+// The same or, in a program that has closed its standard streams, another
+// descriptor, close-on-exec, in place of one that is theirs: what is printed
+// would go there. None, with errno set, if there is none left.
+inline UniqueFd AboveStandardStreams(UniqueFd fd) {
+  if (!fd || fd.get() > STDERR_FILENO) return fd;
+  return UniqueFd(fcntl(fd.get(), F_DUPFD_CLOEXEC, STDERR_FILENO + 1));
+}
 
 }  // namespace mp
 

@@ -593,8 +593,13 @@ struct Codec<std::shared_ptr<T>> {
     const std::shared_ptr<Segment> segment = Segment::Of(value);
     writer.WriteSegment(segment.get());
     if (segment == nullptr) return;
-    writer.Write(static_cast<uint64_t>(
-        reinterpret_cast<const std::byte*>(value.get()) - segment->data()));
+    const auto offset = static_cast<uint64_t>(
+        reinterpret_cast<const std::byte*>(value.get()) - segment->data());
+    if (offset % shm_internal::kSlabAlignment != 0) {
+      writer.Fail(absl::InvalidArgumentError(
+          "mp: a pointer into the middle of a shared object cannot be sent"));
+    }
+    writer.Write(offset);
   }
   static std::shared_ptr<T> Read(Reader& reader) {
     std::shared_ptr<Segment> segment =

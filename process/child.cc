@@ -22,11 +22,6 @@ constexpr idtype_t kPidfd = static_cast<idtype_t>(3);  // P_PIDFD
 
 }  // namespace
 
-UniqueFd AboveStandardStreams(UniqueFd fd) {
-  if (!fd || fd.get() > STDERR_FILENO) return fd;
-  return UniqueFd(fcntl(fd.get(), F_DUPFD_CLOEXEC, STDERR_FILENO + 1));
-}
-
 UniqueFd OpenPidfd(pid_t pid) {
   return AboveStandardStreams(
       UniqueFd(static_cast<int>(syscall(SYS_pidfd_open, pid, 0))));
@@ -51,8 +46,13 @@ absl::Status WaitForEnd(int pidfd, Deadline deadline) {
 
 absl::Status DiscardWithoutPidfd(pid_t pid) {
   const int error = errno;
-  kill(pid, SIGKILL);  // not reaped yet, so the pid is still its own
-  while (waitpid(pid, nullptr, 0) < 0 && errno == EINTR) {
+  siginfo_t info;
+  // As long as nobody has reaped it the pid is its own.
+  if (waitid(P_PID, static_cast<id_t>(pid), &info,
+             WEXITED | WNOHANG | WNOWAIT) == 0) {
+    kill(pid, SIGKILL);
+    while (waitpid(pid, nullptr, 0) < 0 && errno == EINTR) {
+    }
   }
   return ErrnoStatus(error, "pidfd_open");
 }

@@ -28,11 +28,6 @@ inline constexpr int kUnknownExitCode = 255;
 // pidfd_open(2), close-on-exec; errno is set on failure.
 UniqueFd OpenPidfd(pid_t pid);
 
-// The same or, in a program that has closed its standard streams, another
-// descriptor than those: the child's null device or somebody's output would
-// take its place. None with errno set on failure.
-UniqueFd AboveStandardStreams(UniqueFd fd);
-
 // A descriptor that is ready like the pidfd of a process that has ended.
 UniqueFd ReadableForEver();
 

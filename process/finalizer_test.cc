@@ -103,15 +103,16 @@ void Say(const std::string& text) { std::cerr << text << " "; }
 
 // Leaves finalizers behind that only an exit runs, as those of static objects.
 void LeaveSome() {
+  static auto* const left = new std::vector<Finalizer>;
   const auto leave = [](const std::string& text, std::optional<int> priority) {
-    new Finalizer([text] { Say(text); }, priority);
+    left->emplace_back([text] { Say(text); }, priority);
   };
   leave("first-of-1", 1);
   leave("never", std::nullopt);
   leave("minus", -1);
   leave("ten", 10);
   leave("second-of-1", 1);
-  new Finalizer([] { throw std::runtime_error("oops"); }, 0);
+  left->emplace_back([] { throw std::runtime_error("oops"); }, 0);
 }
 
 using FinalizerDeathTest = FinalizerTest;

@@ -2,9 +2,11 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/futex.h>
 #include <linux/sched.h>
 #include <poll.h>
 #include <signal.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
@@ -18,6 +20,7 @@
 #include <cstdint>
 #include <cstring>
 #include <functional>
+#include <limits>
 #include <memory>
 #include <mutex>
 #include <new>
@@ -121,7 +124,7 @@ int ReceivePiece(int socket, RequestPiece& piece, std::vector<UniqueFd>& fds) {
     for (size_t i = 0; i < count; ++i) {
       int fd;
       memcpy(&fd, CMSG_DATA(header) + i * sizeof(int), sizeof(int));
-      fds.emplace_back(UniqueFd(fd));
+      fds.push_back(AboveStandardStreams(UniqueFd(fd)));
     }
   }
   if (size == 0) return 0;
@@ -139,14 +142,22 @@ int ReceivePiece(int socket, RequestPiece& piece, std::vector<UniqueFd>& fds) {
 struct Surroundings {
   std::array<uid_t, 3> users;
   std::array<gid_t, 3> groups;
+  std::vector<gid_t> more_groups;
   uint64_t environment;
 
   static Surroundings Now() {
     Surroundings now;
     getresuid(&now.users[0], &now.users[1], &now.users[2]);
     getresgid(&now.groups[0], &now.groups[1], &now.groups[2]);
+    now.more_groups.resize(
+        static_cast<size_t>(std::max(getgroups(0, nullptr), 0)));
+    now.more_groups.resize(static_cast<size_t>(
+        std::max(getgroups(static_cast<int>(now.more_groups.size()),
+                           now.more_groups.data()),
+                 0)));
     uint64_t hash = 0;
-    for (char** variable = environ; *variable != nullptr; ++variable) {
+    for (char** variable = environ; variable != nullptr && *variable != nullptr;
+         ++variable) {
       hash = hash * 31 + std::hash<std::string_view>()(*variable);
     }
     now.environment = hash;
@@ -185,6 +196,7 @@ class Client {
       }
       if (server() == nullptr) {
         if (absl::Status status = Launch(); !status.ok()) return status;
+        if (server() == nullptr) continue;
       }
       const absl::StatusOr<std::optional<pid_t>> child = Request(descriptors);
       if (!child.ok()) return child.status();
@@ -207,10 +219,14 @@ class Client {
 
   Server* server() const { return server_.load(std::memory_order_relaxed); }
 
+  // OK without a server if that is gone again.
   absl::Status Launch();
   // Ends the server, if it has not ended, and forgets it.
   void Stop() {
     const std::unique_ptr<Server> old(server_.exchange(nullptr));
+    // At the end of the connection it leaves by itself, also where this process
+    // may not signal it any more because it has given up being root.
+    old->socket.reset();
     old->process.Signal(SIGKILL).IgnoreError();
     old->process.WaitUntilReapable();
     old->process.Reap();
@@ -220,9 +236,17 @@ class Client {
       const std::vector<int>& descriptors);
   std::optional<pid_t> AfterItsDeath();
 
+  // If a thread is about to start a process, that is not waited for: the server
+  // dies with this process anyway, only nobody reaps it.
+  void StopAtExit() {
+    const std::unique_lock lock(mutex_, std::try_to_lock);
+    if (lock.owns_lock() && server() != nullptr) Stop();
+  }
+
   static std::atomic<Client*> current_;
 
   std::mutex mutex_;
+  bool ends_with_this_process_ = false;
   std::atomic<Server*> server_{nullptr};  // changed with the lock held
 };
 
@@ -253,7 +277,15 @@ absl::Status Client::Launch() {
       Role::kForkserver, {theirs.get(), (*board)->fd(), lifeline->get()}, all);
   if (!pid.ok()) return pid.status();
   UniqueFd pidfd = OpenPidfd(*pid);
+  if (!pidfd && errno == ESRCH) return absl::OkStatus();  // gone again
   if (!pidfd) return DiscardWithoutPidfd(*pid);
+  if (!ends_with_this_process_) {
+    // The last to go, after all who may need it.
+    ThisProcess::Get().finalizers().Add([this] { StopAtExit(); },
+                                        std::numeric_limits<int>::min());
+    RegisterExitHandler();
+    ends_with_this_process_ = true;
+  }
   server_.store(new Server{.process = Child(*pid, std::move(pidfd)),
                            .socket = std::move(ours),
                            .board = *std::move(board),
@@ -266,7 +298,8 @@ absl::StatusOr<std::optional<pid_t>> Client::Request(
   // The child is to have what a fork would give it.
   std::vector<int> all;
   RequestPiece piece = {};
-  const UniqueFd directory(open(".", O_PATH | O_DIRECTORY | O_CLOEXEC));
+  const UniqueFd directory = AboveStandardStreams(
+      UniqueFd(open(".", O_PATH | O_DIRECTORY | O_CLOEXEC)));
   const auto add = [&all](int fd) {
     if (fcntl(fd, F_GETFD) < 0) return false;
     all.push_back(fd);
@@ -359,7 +392,10 @@ pid_t CloneSibling(std::atomic<pid_t>& child, pid_t* thread_id) {
 #error "the order of clone's arguments on this architecture"
 #endif
   if (pid == 0) {
-    MP_PCHECK(syscall(SYS_set_robust_list, robust_list, size) == 0)
+    // As fork() does it: the server's mutexes are not the child's.
+    auto* const head = static_cast<robust_list_head*>(robust_list);
+    head->list.next = &head->list;
+    MP_PCHECK(syscall(SYS_set_robust_list, head, size) == 0)
         << "set_robust_list";
     RunInChildAfterFork();
   } else {
@@ -416,11 +452,22 @@ std::vector<UniqueFd> ServeForks(std::vector<UniqueFd> descriptors) {
   const UniqueFd socket = std::move(descriptors[0]);
   const std::shared_ptr<Segment> board =
       ValueOrDie(Segment::Attach(std::move(descriptors[1]), kBoardLayout));
-  HoldLifeline(std::move(descriptors[2]));
+  const UniqueFd lifeline = std::move(descriptors[2]);
+  HoldLifeline(lifeline.get());
   std::atomic<pid_t>& child = reinterpret_cast<Board*>(board->data())->child;
   pid_t* const thread_id = ThreadIdCell();
-  // What constructors and main() have printed so far is this process's.
+  // The kernel must not have to fetch the page when it stores a pid there: it
+  // would not for a process that is being killed.
+  mlock(board->data(), sizeof(Board));
+  // Its copies have inherited what is to be done at its exit.
+  RegisterExitHandler();
+  // What constructors and main() have printed so far is this process's. From
+  // now on it keeps nothing open or busy that is the parent's.
   FlushStandardStreams();
+  const UniqueFd null =
+      AboveStandardStreams(UniqueFd(open("/dev/null", O_RDWR | O_CLOEXEC)));
+  for (const int fd : {STDOUT_FILENO, STDERR_FILENO}) dup2(null.get(), fd);
+  [[maybe_unused]] const int moved = chdir("/");
   while (true) {
     RequestPiece piece = {};
     std::vector<UniqueFd> fds;

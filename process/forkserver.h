@@ -7,9 +7,9 @@
 //
 // Each process has a server of its own, which is started when it is first
 // needed, ends with its process (mp/process/lifeline.h), and is replaced when
-// it has died, or when what its copies would inherit is out of date: user and
-// groups, environment. Standard output, standard error and the directory of the
-// moment go with each request. It blocks all signals.
+// it has died, or when what its copies would inherit is out of date: users
+// and groups, environment. Standard output, standard error and the directory of
+// the moment go with each request. It blocks all signals.
 //
 // No start is lost or done twice if the server is killed in the middle. The
 // kernel stores the pid of a new child in memory shared with the server before

@@ -9,6 +9,8 @@
 #include <array>
 #include <mutex>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "mp/base/check.h"
@@ -24,10 +26,26 @@ struct Pipe {
   std::mutex mutex;
   UniqueFd read_end;
   UniqueFd write_end;
+  // Of pipes that this process may not open any more: it was another user when
+  // it made them. Children hang on them still.
+  std::vector<UniqueFd> old_write_ends;
 
   static Pipe& Get() {
     static auto* const pipe = new Pipe;  // outlives every thread
     return *pipe;
+  }
+
+  absl::Status Make() {
+    std::array<int, 2> ends;
+    if (pipe2(ends.data(), O_CLOEXEC) != 0) return ErrnoStatus(errno, "pipe2");
+    // Nothing is ever in it, and users have a limit on pages in pipes.
+    fcntl(ends[1], F_SETPIPE_SZ, sysconf(_SC_PAGESIZE));
+    read_end = AboveStandardStreams(UniqueFd(ends[0]));
+    write_end = AboveStandardStreams(UniqueFd(ends[1]));
+    if (read_end && write_end) return absl::OkStatus();
+    const int error = errno;
+    write_end.reset();
+    return ErrnoStatus(error, "fcntl(F_DUPFD_CLOEXEC)");
   }
 
  private:
@@ -40,6 +58,7 @@ struct Pipe {
                          [] {
                            Get().write_end.reset();
                            Get().read_end.reset();
+                           Get().old_write_ends.clear();
                            Get().mutex.unlock();
                          }});
   }
@@ -54,29 +73,25 @@ struct Pipe {
 absl::StatusOr<UniqueFd> NewLifeline() {
   Pipe& pipe = Pipe::Get();
   const std::lock_guard lock(pipe.mutex);
-  if (!pipe.write_end) {
-    std::array<int, 2> ends;
-    if (pipe2(ends.data(), O_CLOEXEC) != 0) return ErrnoStatus(errno, "pipe2");
-    // Nothing is ever in it, and users have a limit on pages in pipes.
-    fcntl(ends[1], F_SETPIPE_SZ, sysconf(_SC_PAGESIZE));
-    pipe.read_end = AboveStandardStreams(UniqueFd(ends[0]));
-    pipe.write_end = AboveStandardStreams(UniqueFd(ends[1]));
-    if (!pipe.read_end || !pipe.write_end) {
-      const int error = errno;
-      pipe.write_end.reset();
-      return ErrnoStatus(error, "fcntl(F_DUPFD_CLOEXEC)");
+  while (true) {
+    const bool is_new = !pipe.write_end;
+    if (is_new) {
+      if (absl::Status status = pipe.Make(); !status.ok()) return status;
     }
+    // Not a duplicate: whom the kernel tells is a property of the open file.
+    const std::string path =
+        absl::StrCat("/proc/self/fd/", pipe.read_end.get());
+    UniqueFd own = AboveStandardStreams(
+        UniqueFd(open(path.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC)));
+    if (own) return own;
+    if (errno != EACCES || is_new) {
+      return ErrnoStatus(errno, absl::StrCat("open(", path, ")"));
+    }
+    pipe.old_write_ends.push_back(std::move(pipe.write_end));
   }
-  // Not a duplicate: whom the kernel tells is a property of the open file.
-  const std::string path = absl::StrCat("/proc/self/fd/", pipe.read_end.get());
-  UniqueFd own = AboveStandardStreams(
-      UniqueFd(open(path.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC)));
-  if (!own) return ErrnoStatus(errno, absl::StrCat("open(", path, ")"));
-  return own;
 }
 
-void HoldLifeline(UniqueFd lifeline) {
-  const int fd = lifeline.release();  // for the life of the process
+void HoldLifeline(int fd) {
   MP_PCHECK(fcntl(fd, F_SETOWN, getpid()) == 0 &&
             fcntl(fd, F_SETSIG, SIGKILL) == 0 &&
             fcntl(fd, F_SETFL, O_NONBLOCK | O_ASYNC) == 0)

@@ -21,8 +21,9 @@ namespace mp::process_internal {
 absl::StatusOr<UniqueFd> NewLifeline();
 
 // In the child, which from now on ends when the process that called
-// NewLifeline() has. If it has already, does not return. Async-signal-safe.
-void HoldLifeline(UniqueFd lifeline);
+// NewLifeline() has, for as long as the descriptor is open. If that process has
+// ended already, does not return. Async-signal-safe.
+void HoldLifeline(int lifeline);
 
 }  // namespace mp::process_internal
 

@@ -49,7 +49,7 @@ class LifelineTest : public mp::testing::ProcessTest {
     const pid_t pid = fork();
     MP_PCHECK(pid >= 0) << "fork";
     if (pid != 0) return;
-    HoldLifeline(std::move(lifeline));
+    HoldLifeline(lifeline.release());
     Tell("held ");
     for (;;) pause();
   }

@@ -132,12 +132,16 @@ template <typename Body>
 [[noreturn]] void RunReceived(std::vector<UniqueFd> descriptors,
                               bool fresh) noexcept {
   Received received = ValueOrDie(Unpack(std::move(descriptors)));
-  if (received.lifeline) HoldLifeline(std::move(received.lifeline));
+  if (received.lifeline) HoldLifeline(received.lifeline.release());
   MP_CHECK_OK(Liveness::Adopt(std::move(received.liveness_table)));
-  auto record = std::make_shared<Record>();
-  record->identity = std::move(received.identity);
-  // For the life of the process.
-  ThisProcess::Become(new ThisProcess(std::move(record), fresh));
+  if (fresh) {
+    ThisProcess::Get().Assume(std::move(received.identity));
+  } else {
+    auto record = std::make_shared<Record>();
+    record->identity = std::move(received.identity);
+    // For the life of the process.
+    ThisProcess::Become(new ThisProcess(std::move(record)));
+  }
   const sigset_t mask = process_internal::BitsToMask(received.signal_mask);
   MP_CHECK(pthread_sigmask(SIG_SETMASK, &mask, nullptr) == 0);
   RunInChild([&received] {
@@ -299,7 +303,7 @@ absl::Status Process::Fork() {
   if (daemon()) lifeline = process_internal::NewLifeline();
   if (!lifeline.ok()) return lifeline.status();
   // Made here, on the stack, so that the child need not.
-  ThisProcess child_self(record_, /*fresh=*/false);
+  ThisProcess child_self(record_);
   const bool replace_stdin = !StdinIsNull();
   process_internal::FlushStandardStreams();
   SignalsBlocked signals;
@@ -307,7 +311,7 @@ absl::Status Process::Fork() {
   if (pid < 0) return ErrnoStatus(errno, "fork");
   if (pid == 0) {
     ThisProcess::Become(&child_self);
-    if (*lifeline) HoldLifeline(*std::move(lifeline));
+    if (*lifeline) HoldLifeline(lifeline->release());
     if (replace_stdin) ReplaceStdin();
     signals.RestoreInChild();
     RunInChild([this] { return Run(); });
@@ -324,11 +328,11 @@ absl::Status Process::StartAfresh() {
   absl::StatusOr<Task> task = Pack(message.attachments);
   if (!task.ok()) return task.status();
   message.task = *std::move(task);
+  process_internal::FlushStandardStreams();
   const SignalsBlocked signals;
   message.signal_mask = process_internal::MaskToBits(signals.before());
   const absl::StatusOr<Parcel> parcel = Parcel::Pack(message);
   if (!parcel.ok()) return parcel.status();
-  process_internal::FlushStandardStreams();
   const absl::StatusOr<pid_t> pid =
       start_method() == StartMethod::kSpawn
           ? process_internal::SpawnProgram(Role::kChild, parcel->descriptors(),
@@ -410,6 +414,8 @@ absl::Status Process::Interrupt() const { return Signal(SIGINT); }
 absl::Status Process::KillTree() const {
   if (absl::Status status = CheckStarted(); !status.ok()) return status;
   const process_internal::Child& child = *record().child;
+  // Its pid may be somebody else's now, and its children are not its own.
+  if (child.HasEnded()) return absl::OkStatus();
   return process_internal::KillTree(child.pid(), child.pidfd());
 }
 

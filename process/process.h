@@ -165,9 +165,13 @@ struct Luggage<std::string_view> {
 };
 template <>
 struct Luggage<const char*> {
-  using Type = std::string;
-  static std::string Stow(const char* value) { return value; }
-  static const char* Unstow(const std::string& value) { return value.c_str(); }
+  using Type = std::optional<std::string>;  // it may be null
+  static Type Stow(const char* value) {
+    return value == nullptr ? Type() : Type(value);
+  }
+  static const char* Unstow(const Type& value) {
+    return value.has_value() ? value->c_str() : nullptr;
+  }
 };
 
 template <typename F>

@@ -7,6 +7,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cstdio>
 #include <cstring>
@@ -22,6 +23,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "mp/base/deadline.h"
 #include "mp/base/errno_status.h"
 #include "mp/base/unique_fd.h"
 #include "mp/process/child.h"
@@ -69,63 +71,101 @@ absl::StatusOr<std::vector<pid_t>> Numbers(const std::string& path) {
   return numbers;
 }
 
-// Whether a thread of the process has neither stopped nor ended. One that waits
-// in the kernel may be in the middle of a fork.
-bool CanStillFork(pid_t pid) {
+enum class Activity {
+  kStopped,  // or ended: all its threads
+  kWaits,    // in the kernel, where it may be in the middle of a fork or vfork
+  kRuns,
+};
+
+Activity ActivityOf(pid_t pid) {
   const std::string tasks = DirectoryOf(pid) + "/task";
   const absl::StatusOr<std::vector<pid_t>> threads = Numbers(tasks);
-  if (!threads.ok()) return false;  // it has gone
+  if (!threads.ok()) return Activity::kStopped;  // it has gone
+  Activity most = Activity::kStopped;
   for (const pid_t thread : *threads) {
     const std::optional<Stat> stat = ReadStat(absl::StrCat(tasks, "/", thread));
-    if (stat.has_value() && strchr("TtZXx", stat->state) == nullptr) {
-      return true;
-    }
+    if (!stat.has_value() || strchr("TtZXx", stat->state) != nullptr) continue;
+    most =
+        std::max(most, stat->state == 'D' ? Activity::kWaits : Activity::kRuns);
   }
-  return false;
+  return most;
 }
+
+// Then its pid may be somebody else's.
+bool HasEnded(int pidfd) { return WaitForEnd(pidfd, Deadline::Now()).ok(); }
 
 class Tree {
  public:
-  Tree(pid_t root, int pidfd) : root_(root), root_pidfd_(pidfd) {}
+  Tree(pid_t root, UniqueFd pidfd) {
+    members_.emplace(root, Member{.pidfd = std::move(pidfd), .parent = 0});
+  }
 
   // Everybody gets the signal. The first error.
   absl::Status Signal(int signal) const {
-    absl::Status status = Send(root_pidfd_, signal);
-    for (const auto& [pid, pidfd] : below_) {
-      status.Update(Send(pidfd.get(), signal));
+    absl::Status status;
+    for (const auto& [pid, member] : members_) {
+      status.Update(Send(member.pidfd.get(), signal));
     }
     return status;
   }
 
-  // Looks once for children of those that are known, and stops them. Whether
-  // there may be more: somebody was new, or has not stopped yet.
-  absl::StatusOr<bool> Grow() {
-    // Before the look: what they fork after it, they were seen to be able to.
-    bool more = CanStillFork(root_);
-    for (const auto& [pid, pidfd] : below_) more = more || CanStillFork(pid);
+  // What the most active member does, before a look at all processes for
+  // children of members, who are stopped. kRuns also if there were any.
+  absl::StatusOr<Activity> Grow() {
+    Activity most = Activity::kStopped;
+    for (const auto& [pid, member] : members_) {
+      if (!HasEnded(member.pidfd.get())) most = std::max(most, ActivityOf(pid));
+    }
     const absl::StatusOr<std::vector<pid_t>> pids = Numbers("/proc");
     if (!pids.ok()) return pids.status();
     for (const pid_t pid : *pids) {
-      if (Knows(pid)) continue;
+      if (members_.count(pid) > 0) continue;
       const std::optional<Stat> stat = ReadStat(DirectoryOf(pid));
-      if (!stat.has_value() || !Knows(stat->parent)) continue;
+      if (!stat.has_value() || members_.count(stat->parent) == 0) continue;
       UniqueFd pidfd = OpenPidfd(pid);
       if (!pidfd && errno == ESRCH) continue;
       if (!pidfd) return ErrnoStatus(errno, "pidfd_open");
-      // As long as it has this parent, it is the process that was found.
+      // As long as it has this parent, it is the process that was found; as
+      // long as the parent has not ended, that is the member.
       const std::optional<Stat> again = ReadStat(DirectoryOf(pid));
-      if (!again.has_value() || !Knows(again->parent)) continue;
+      if (!again.has_value() || again->parent != stat->parent ||
+          HasEnded(members_.at(stat->parent).pidfd.get())) {
+        continue;
+      }
       if (absl::Status sent = Send(pidfd.get(), SIGSTOP); !sent.ok()) {
         return sent;
       }
-      below_.emplace(pid, std::move(pidfd));
-      more = true;
+      members_.emplace(
+          pid, Member{.pidfd = std::move(pidfd), .parent = stat->parent});
+      most = Activity::kRuns;
     }
-    return more;
+    return most;
+  }
+
+  // Kills those that have no children and have stopped. Who waits may wait for
+  // one of them: a parent in vfork() does, until its child has called exec.
+  absl::Status KillStoppedLeaves() const {
+    absl::Status status;
+    for (const auto& [pid, member] : members_) {
+      const pid_t self = pid;
+      const bool leaf = std::none_of(
+          members_.begin(), members_.end(), [self](const auto& other) {
+            return other.second.parent == self &&
+                   !HasEnded(other.second.pidfd.get());
+          });
+      if (leaf && !HasEnded(member.pidfd.get()) &&
+          ActivityOf(pid) == Activity::kStopped) {
+        status.Update(Send(member.pidfd.get(), SIGKILL));
+      }
+    }
+    return status;
   }
 
  private:
-  bool Knows(pid_t pid) const { return pid == root_ || below_.count(pid) > 0; }
+  struct Member {
+    UniqueFd pidfd;
+    pid_t parent;
+  };
 
   static absl::Status Send(int pidfd, int signal) {
     if (syscall(SYS_pidfd_send_signal, pidfd, signal, nullptr, 0) != 0 &&
@@ -135,23 +175,35 @@ class Tree {
     return absl::OkStatus();
   }
 
-  const pid_t root_;
-  const int root_pidfd_;
-  std::map<pid_t, UniqueFd> below_;
+  std::map<pid_t, Member> members_;
 };
+
+// How often to look at who only waits before it is killed as it is: it may wait
+// for a dead file server.
+constexpr int kPatience = 1'000;
+
+absl::Status StopAll(Tree& tree) {
+  absl::Status status = tree.Signal(SIGSTOP);
+  for (int waits = 0; status.ok() && waits < kPatience;) {
+    const absl::StatusOr<Activity> activity = tree.Grow();
+    if (!activity.ok()) return activity.status();
+    if (*activity == Activity::kStopped) break;
+    if (*activity == Activity::kWaits) {
+      ++waits;
+      status = tree.KillStoppedLeaves();
+    }
+    absl::SleepFor(absl::Microseconds(100));
+  }
+  return status;
+}
 
 }  // namespace
 
 absl::Status KillTree(pid_t pid, int pidfd) {
-  Tree tree(pid, pidfd);
-  absl::Status status = tree.Signal(SIGSTOP);
-  while (status.ok()) {
-    const absl::StatusOr<bool> more = tree.Grow();
-    status = more.status();
-    if (!more.ok() || !*more) break;
-    absl::SleepFor(absl::Microseconds(100));
-  }
-  if (!status.ok()) {
+  UniqueFd own(fcntl(pidfd, F_DUPFD_CLOEXEC, 0));
+  if (!own) return ErrnoStatus(errno, "fcntl(F_DUPFD_CLOEXEC)");
+  Tree tree(pid, std::move(own));
+  if (absl::Status status = StopAll(tree); !status.ok()) {
     tree.Signal(SIGCONT).IgnoreError();
     return status;
   }

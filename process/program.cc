@@ -5,6 +5,7 @@
 #include <spawn.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/auxv.h>
 #include <sys/prctl.h>
 #include <unistd.h>
 
@@ -79,6 +80,11 @@ void RememberArguments(int argc, char** argv) {
 }
 
 absl::Status CanSpawnProgram() {
+  if (getauxval(AT_SECURE) != 0) {
+    return absl::FailedPreconditionError(
+        "a program with more rights than its caller (set-user-ID...) can only "
+        "fork");
+  }
   if (!Arguments().empty()) return absl::OkStatus();
   return absl::FailedPreconditionError(
       "the start methods spawn and forkserver need mp::Init(&argc, &argv) at "
@@ -103,15 +109,20 @@ absl::StatusOr<pid_t> SpawnProgram(Role role,
       if (!copy) return ErrnoStatus(errno, "fcntl(F_DUPFD_CLOEXEC)");
       from = copy.get();
     }
-    posix_spawn_file_actions_adddup2(&options.actions, from,
-                                     kFirstDescriptor + i);
+    // Fails for a descriptor beyond a limit that was lowered since.
+    if (const int error = posix_spawn_file_actions_adddup2(
+            &options.actions, from, kFirstDescriptor + i);
+        error != 0) {
+      return ErrnoStatus(error, "posix_spawn_file_actions_adddup2");
+    }
   }
   posix_spawn_file_actions_addclosefrom_np(&options.actions, end);
 
   const std::string assignment =
       absl::StrCat(kVariable, "=", RoleName(role), " ", count);
   std::vector<char*> environment;
-  for (char** variable = environ; *variable != nullptr; ++variable) {
+  for (char** variable = environ; variable != nullptr && *variable != nullptr;
+       ++variable) {
     environment.push_back(*variable);
   }
   environment.push_back(const_cast<char*>(assignment.c_str()));
@@ -127,7 +138,9 @@ absl::StatusOr<pid_t> SpawnProgram(Role role,
 }
 
 std::optional<Assignment> TakeAssignment() {
-  const char* const value = getenv(kVariable);
+  // Not in a program that has more rights than its caller: the variable says
+  // what code is to run.
+  const char* const value = secure_getenv(kVariable);
   if (value == nullptr) return std::nullopt;
   const std::pair<std::string, std::string> parts =
       absl::StrSplit(value, absl::MaxSplits(' ', 1));

@@ -239,6 +239,13 @@ int SizeIs(const std::string& text, size_t size) {
   return SizeOf(text) == size ? 0 : 1;
 }
 
+TEST_P(StartMethodsTest, NullIsNoText) {
+  const char* const null = nullptr;
+  EXPECT_EQ(ExitCodeOf([](const char* text) { return text == nullptr ? 0 : 1; },
+                       null),
+            0);
+}
+
 TEST_P(StartMethodsTest, LargeArguments) {
   constexpr size_t kSize = size_t{8} << 20;
   EXPECT_EQ(ExitCodeOf(SizeIs, std::string(kSize, 'x'), kSize), 0);
@@ -735,6 +742,40 @@ TEST_P(StartMethodsTest, StartsWithoutStandardStreams) {
   });
 }
 
+// What is shared must not take the place of a stream that is closed.
+TEST_P(StartMethodsTest, OutputDoesNotGoIntoSharedMemory) {
+  InAChild([] {
+    for (const int fd : {0, 1, 2}) close(fd);
+    RawArray<char> large(4 << 20);
+    Queue<int> queue;
+    const auto talk = [](RawArray<char> array, Queue<int> out) {
+      std::cout << "spoilt" << std::flush;
+      std::cerr << "spoilt" << std::flush;
+      return array[0] == 0 && out.Put(1).ok() ? 0 : 1;
+    };
+    for (int i = 0; i < 2; ++i) {
+      MP_CHECK(ExitCodeWith({.daemon = true, .start_method = GetParam()}, talk,
+                            large, queue) == 0);
+      std::cout << "spoilt" << std::flush;
+      // Streams that are opened later are the children's, too.
+      if (i == 0) MP_CHECK(open("/dev/null", O_RDWR) == 0 && dup(0) == 1);
+    }
+    MP_CHECK(queue.qsize() == 2 && queue.Get().value() == 1);
+  });
+}
+
+TEST_P(StartMethodsTest, AfterPrivilegesWereGivenUp) {
+  if (geteuid() != 0) GTEST_SKIP() << "has none";
+  InAChild([] {
+    const auto user = [] { return getuid() == 0 ? 0 : 1; };
+    const ProcessOptions options = {.daemon = true, .start_method = GetParam()};
+    EXPECT_EQ(ExitCodeWith(options, user), 0);
+    constexpr uid_t kNobody = 65'534;
+    ASSERT_EQ(setresuid(kNobody, kNobody, kNobody), 0);
+    EXPECT_EQ(ExitCodeWith(options, user), 1);
+  });
+}
+
 // ---- Start methods
 
 TEST_P(StartMethodsTest, DefaultMethod) {
@@ -851,6 +892,28 @@ TEST_P(StartMethodsTest, KillTree) {
   EXPECT_OK(process.Join());
   EXPECT_EQ(process.exitcode(), -SIGKILL);
   EXPECT_OK(process.KillTree()) << "of the dead";
+}
+
+// Such a parent sleeps in the kernel until its child has called exec or ended.
+TEST_P(StartMethodsTest, KillTreeOfAParentInVfork) {
+  PipeEnds pipe = MakePipe();
+  Process process(
+      Options(),
+      [](UniqueFd writer) {
+        const int fd = writer.release();
+        if (vfork() == 0) {
+          [[maybe_unused]] const ssize_t written = write(fd, "x", 1);
+          for (;;) pause();
+        }
+      },
+      std::move(pipe.writer));
+  ASSERT_OK(process.Start());
+  char byte;
+  ASSERT_EQ(read(pipe.reader.get(), &byte, 1), 1);
+  EXPECT_OK(process.KillTree());
+  EXPECT_EQ(ReadAll(pipe.reader.get()), "");
+  EXPECT_OK(process.Join());
+  EXPECT_EQ(process.exitcode(), -SIGKILL);
 }
 
 TEST_P(StartMethodsTest, Context) {

@@ -101,10 +101,15 @@ ThisProcess::ThisProcess() : record_(std::make_shared<Record>()), fresh_(true) {
   default_method_.store(identity.default_method, std::memory_order_relaxed);
 }
 
-ThisProcess::ThisProcess(std::shared_ptr<Record> record, bool fresh)
+ThisProcess::ThisProcess(std::shared_ptr<Record> record)
     : record_(std::move(record)),
-      fresh_(fresh),
+      fresh_(false),
       default_method_(record_->identity.default_method) {}
+
+void ThisProcess::Assume(Identity identity) {
+  default_method_.store(identity.default_method, std::memory_order_relaxed);
+  record_->identity = std::move(identity);
+}
 
 ThisProcess::~ThisProcess() { delete children_.load(); }
 

@@ -52,9 +52,8 @@ class ThisProcess {
   // Made at the first call, and anew after a fork by other means than ours.
   static ThisProcess& Get();
 
-  // For a child that is about to be forked, or was started otherwise. A `fresh`
-  // one has not inherited what another process was to do at its exit.
-  ThisProcess(std::shared_ptr<Record> record, bool fresh);
+  // For a child that is about to be forked, or a copy of a template.
+  explicit ThisProcess(std::shared_ptr<Record> record);
   ~ThisProcess();
   ThisProcess(const ThisProcess&) = delete;
   ThisProcess& operator=(const ThisProcess&) = delete;
@@ -68,7 +67,10 @@ class ThisProcess {
   const Identity& identity() const { return record_->identity; }
   // Whether the library started it.
   bool IsChild() const { return identity().parent_pid != 0; }
+  // Whether it has not inherited what another process was to do at its exit.
   bool fresh() const { return fresh_; }
+  // In a process that was started afresh: who it turns out to be.
+  void Assume(Identity identity);
 
   // Of the next process that is created here. Takes a number, which can be
   // given back if nothing else was created since.

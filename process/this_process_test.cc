@@ -66,7 +66,7 @@ TEST_F(ThisProcessTest, CountsWhatItCreates) {
   auto record = std::make_shared<Record>();
   record->creator = &self;
   record->identity.path = "4:2";
-  ThisProcess child(record, /*fresh=*/false);
+  ThisProcess child(record);
   EXPECT_EQ(child.NextPath(), "4:2:1");
   EXPECT_EQ(child.NextPath(), "4:2:2");
 }

@@ -14,6 +14,7 @@
 #include <mutex>
 #include <new>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "mp/base/check.h"
@@ -146,9 +147,9 @@ bool TryHold(Slot& slot) {
 struct LivenessInternals {
   // Guards the rest; taken around fork() so that a child finds it free.
   std::mutex mutex;
-  // The table's segment stays mapped until the process ends: threads may look
-  // at it until then.
-  std::shared_ptr<Segment>* segment = nullptr;
+  // The table's segment is the last one. The others, if there are any, stay
+  // mapped until the process ends: threads may look at them until then.
+  std::vector<std::shared_ptr<Segment>> segments;
   std::atomic<Table*> table{nullptr};
   std::atomic<Slot*> own_slot{nullptr};
   // Whether there was a table to pass on at the last fork(), and why this
@@ -208,9 +209,8 @@ struct LivenessInternals {
       Liveness::self_thread_ = 0;
     }
     not_inherited = absl::OkStatus();
-    // The old one stays mapped, as always.
-    segment = new std::shared_ptr<Segment>(std::move(family));
-    table.store(reinterpret_cast<Table*>((*segment)->data()),
+    segments.push_back(std::move(family));
+    table.store(reinterpret_cast<Table*>(segments.back()->data()),
                 std::memory_order_release);
   }
 
@@ -326,7 +326,7 @@ absl::StatusOr<int> Liveness::TableFd() {
   if (absl::Status status = internals.EnsureTable(); !status.ok()) {
     return status;
   }
-  return (*internals.segment)->fd();
+  return internals.segments.back()->fd();
 }
 
 absl::Status Liveness::Adopt(UniqueFd table) {

@@ -31,6 +31,7 @@
 #include "absl/status/statusor.h"
 #include "mp/base/check.h"
 #include "mp/shm/handle.h"
+#include "mp/shm/segment.h"
 #include "mp/shm/slab.h"
 
 namespace mp {
@@ -87,7 +88,16 @@ class RawArray {
     return std::tuple(std::shared_ptr<T>(elements_, elements_.get()), size_);
   }
   RawArray(std::shared_ptr<T> first, size_t size)
-      : RawArray(std::shared_ptr<T[]>(first, first.get()), size) {}
+      : RawArray(std::shared_ptr<T[]>(first, first.get()),
+                 Fits(first, size) ? size : 0) {}
+  // Whether so many lie in the segment: the number has come in a message.
+  static bool Fits(const std::shared_ptr<T>& first, size_t size) {
+    const std::shared_ptr<Segment> segment = Segment::Of(first);
+    if (segment == nullptr) return false;
+    const auto* const end =
+        reinterpret_cast<const T*>(segment->data() + segment->size());
+    return size <= static_cast<size_t>(end - first.get());
+  }
 
   std::shared_ptr<T[]> elements_;
   size_t size_;

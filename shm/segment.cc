@@ -80,7 +80,8 @@ absl::StatusOr<std::shared_ptr<Segment>> Segment::Create(
   const size_t file_size =
       RoundUpToPages(kHeaderSize + options.size) + ring_size;
   const std::string name = absl::StrFormat("mp:%s", ToAbsl(options.name));
-  UniqueFd fd(memfd_create(name.c_str(), MFD_CLOEXEC | MFD_ALLOW_SEALING));
+  UniqueFd fd = AboveStandardStreams(
+      UniqueFd(memfd_create(name.c_str(), MFD_CLOEXEC | MFD_ALLOW_SEALING)));
   if (!fd) return ErrnoStatus(errno, absl::StrCat("memfd_create(", name, ")"));
   if (const int error = Reserve(fd.get(), file_size); error != 0) {
     return ErrnoStatus(error, absl::StrFormat("posix_fallocate(%s, %d bytes)",

@@ -35,25 +35,14 @@
 #include "mp/process/process.h"
 #include "mp/testing/proc_info.h"
 #include "mp/testing/process_test.h"
+#include "mp/testing/sanitizers.h"
 #include "mp/testing/status_matchers.h"
 
 namespace mp {
 namespace {
 
+using ::mp::testing::kSanitized;
 using ::mp::testing::StatusIs;
-
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define MP_TEST_SANITIZED 1
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
-#define MP_TEST_SANITIZED 1
-#endif
-#endif
-#ifdef MP_TEST_SANITIZED
-constexpr bool kSanitized = true;
-#else
-constexpr bool kSanitized = false;
-#endif
 
 int Times(int number) {
   const char* const factor = getenv("MP_STORM_FACTOR");

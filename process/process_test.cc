@@ -41,6 +41,7 @@
 #include "mp/base/unique_fd.h"
 #include "mp/testing/fail_system_call.h"
 #include "mp/testing/process_test.h"
+#include "mp/testing/sanitizers.h"
 #include "mp/testing/shared_page.h"
 #include "mp/testing/status_matchers.h"
 
@@ -48,6 +49,7 @@ namespace mp {
 namespace {
 
 using ::mp::testing::FailSystemCall;
+using ::mp::testing::kSanitized;
 using ::mp::testing::SharedPage;
 using ::mp::testing::StatusIs;
 using ::testing::AllOf;
@@ -58,20 +60,6 @@ using ::testing::IsEmpty;
 using ::testing::Not;
 using ::testing::Optional;
 using ::testing::SizeIs;
-
-// A fork takes a hundred times longer then, so the stress tests do less.
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define MP_TEST_SANITIZED 1
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
-#define MP_TEST_SANITIZED 1
-#endif
-#endif
-#ifdef MP_TEST_SANITIZED
-constexpr bool kSanitized = true;
-#else
-constexpr bool kSanitized = false;
-#endif
 
 // ---- Helpers
 

@@ -6,18 +6,9 @@
 
 #include "gtest/gtest.h"
 #include "mp/base/check.h"
+#include "mp/testing/sanitizers.h"
 
 namespace mp::testing {
-
-namespace {
-
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-constexpr bool kWithSanitizer = true;
-#else
-constexpr bool kWithSanitizer = false;
-#endif
-
-}  // namespace
 
 thread_local SimulatedMachine* SimulatedMachine::here_ = nullptr;
 
@@ -231,7 +222,7 @@ int64_t KillAtEveryStep(
 
 int64_t RunEverySchedule(
     int preemptions, const std::function<void(SimulatedMachine&)>& scenario) {
-  if (kWithSanitizer && preemptions > 0) --preemptions;
+  if (kSanitized && preemptions > 0) --preemptions;
   Decisions decisions;
   int64_t schedules = 0;
   do {

@@ -23,6 +23,7 @@
 #include "mp/base/check.h"
 #include "mp/base/deadline.h"
 #include "mp/testing/proc_info.h"
+#include "mp/testing/sanitizers.h"
 
 namespace mp::testing_internal {
 namespace {
@@ -76,14 +77,6 @@ int64_t CountThreads() {
       std::filesystem::directory_iterator("/proc/self/task", error),
       std::filesystem::directory_iterator());
 }
-
-#if defined(__SANITIZE_THREAD__)
-constexpr bool kThreadSanitizer = true;
-#elif defined(__has_feature)
-constexpr bool kThreadSanitizer = __has_feature(thread_sanitizer);
-#else
-constexpr bool kThreadSanitizer = false;
-#endif
 
 [[noreturn]] void EndBySignal(int signal) {
   const rlimit no_core = {0, 0};

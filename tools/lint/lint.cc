@@ -490,6 +490,7 @@ constexpr Exemption kTestedElsewhere[] = {
     {"process/start_message.h", "process/start_methods_test.cc"},
     {"process/start_method.h", "process/start_methods_test.cc"},
     {"shm/handle.h", "ipc/attachments_test.cc"},
+    {"testing/sanitizers.h", "process/process_storm_test.cc"},
     {"sync/chrono.h", "sync/lock_test.cc"},
     {"sync/owner_name.h", "sync/lock_test.cc"},
     {"sync/repair.h", "sync/lock_test.cc"},

@@ -151,7 +151,7 @@ void StartSupervisor() {
   if (state.page != nullptr || BeingTraced()) return;
   if (::testing::internal::InDeathTestChild()) return;
   // The background thread of ThreadSanitizer does not matter to a fork.
-  if (CountThreads() > (kThreadSanitizer ? 2 : 1)) {
+  if (CountThreads() > (testing::kThreadSanitizer ? 2 : 1)) {
     fprintf(stderr, "supervisor: not started, there are threads already\n");
     return;
   }
@@ -179,7 +179,7 @@ void StartSupervisor() {
   state.tests = getpid();
   // In a forked process it starts that thread anew with the first other one,
   // where the leak check would find it.
-  if (kThreadSanitizer) std::thread([] {}).join();
+  if (testing::kThreadSanitizer) std::thread([] {}).join();
 }
 
 class SupervisorEnvironment : public ::testing::Environment {

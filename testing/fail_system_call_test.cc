@@ -1,6 +1,7 @@
 #include "mp/testing/fail_system_call.h"
 
 #include <errno.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -26,9 +27,9 @@ TEST_F(FailSystemCallTest, Fails) {
 
 TEST_F(FailSystemCallTest, ButForOneArgument) {
   auto child = ChildProcess::Start([] {
-    FailSystemCall(SYS_getsid, EPERM, 0);
-    EXPECT_GT(getsid(0), 0);
-    EXPECT_EQ(getsid(getpid()), -1);
+    FailSystemCall(SYS_getpriority, EPERM, PRIO_PROCESS);
+    EXPECT_GT(syscall(SYS_getpriority, PRIO_PROCESS, 0), 0);
+    EXPECT_EQ(syscall(SYS_getpriority, PRIO_PGRP, 0), -1);
     EXPECT_EQ(errno, EPERM);
   });
   child.ExpectExit(0);

@@ -912,6 +912,7 @@ TEST_P(StartMethodsTest, KillTreeOfAParentInVfork) {
           [[maybe_unused]] const ssize_t written = write(fd, "x", 1);
           for (;;) pause();
         }
+        for (;;) pause();  // ThreadSanitizer makes it a fork
       },
       std::move(pipe.writer));
   ASSERT_OK(process.Start());

@@ -5,7 +5,6 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include <array>
 #include <string>
 #include <thread>
 #include <utility>
@@ -14,6 +13,7 @@
 #include "gtest/gtest.h"
 #include "mp/base/check.h"
 #include "mp/base/unique_fd.h"
+#include "mp/testing/pipe.h"
 #include "mp/testing/process_test.h"
 
 namespace mp::process_internal {
@@ -23,10 +23,9 @@ namespace {
 class LifelineTest : public mp::testing::ProcessTest {
  protected:
   LifelineTest() {
-    std::array<int, 2> ends;
-    MP_PCHECK(pipe2(ends.data(), O_CLOEXEC) == 0) << "pipe2";
-    reader_.reset(ends[0]);
-    writer_.reset(ends[1]);
+    testing::PipeEnds ends = testing::MakePipe();
+    reader_ = std::move(ends.reader);
+    writer_ = std::move(ends.writer);
   }
 
   // Runs `parent` in a process that is killed when it comes to its end.
@@ -103,11 +102,8 @@ TEST_F(LifelineTest, TheThreadDoesNotMatter) {
 
 // A child that the program forks by itself does not keep the parent's pipe.
 TEST_F(LifelineTest, OtherChildrenHaveNoPartInIt) {
-  std::array<int, 2> ends;
-  MP_PCHECK(pipe2(ends.data(), O_CLOEXEC) == 0) << "pipe2";
-  const UniqueFd stopped(ends[0]);
-  UniqueFd stop(ends[1]);
-  RunAndKill([&, this] {
+  auto [stopped, stop] = testing::MakePipe();
+  RunAndKill([this, &stopped = stopped, &stop = stop] {
     StartChild();
     Await(5);
     const pid_t other = fork();

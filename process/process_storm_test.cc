@@ -9,7 +9,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <array>
 #include <atomic>
 #include <cstdio>
 #include <cstdlib>
@@ -33,6 +32,7 @@
 #include "mp/base/check.h"
 #include "mp/base/unique_fd.h"
 #include "mp/process/process.h"
+#include "mp/testing/pipe.h"
 #include "mp/testing/proc_info.h"
 #include "mp/testing/process_test.h"
 #include "mp/testing/sanitizers.h"
@@ -54,8 +54,7 @@ void HoldUntilTheEnd(UniqueFd) {
   for (;;) pause();
 }
 
-class ProcessStormTest : public mp::testing::ProcessTest,
-                         public ::testing::WithParamInterface<StartMethod> {
+class StormTest : public mp::testing::ProcessTest {
  protected:
   // Runs `body` in a child, with a forkserver of its own.
   template <typename Body>
@@ -72,6 +71,11 @@ class ProcessStormTest : public mp::testing::ProcessTest,
   std::mt19937_64 random_{std::random_device()()};
 };
 
+using ForkserverStormTest = StormTest;
+
+class ProcessStormTest : public StormTest,
+                         public ::testing::WithParamInterface<StartMethod> {};
+
 INSTANTIATE_TEST_SUITE_P(, ProcessStormTest,
                          ::testing::Values(StartMethod::kFork,
                                            StartMethod::kSpawn,
@@ -87,11 +91,8 @@ TEST_P(ProcessStormTest, NobodyOutlivesAKilledParent) {
   absl::Duration longest;
   const int kills = Times(80);
   for (int i = 0; i < kills; ++i) {
-    std::array<int, 2> ends;
-    ASSERT_EQ(pipe2(ends.data(), O_CLOEXEC), 0);
-    const UniqueFd reader(ends[0]);
-    UniqueFd writer(ends[1]);
-    Process parent({.start_method = StartMethod::kFork}, [&] {
+    auto [reader, writer] = testing::MakePipe();
+    Process parent({.start_method = StartMethod::kFork}, [&writer = writer] {
       std::vector<Process> daemons;
       for (;;) {
         daemons.emplace_back(
@@ -118,8 +119,7 @@ TEST_P(ProcessStormTest, NobodyOutlivesAKilledParent) {
 
 // Every start succeeds or says why not; no start happens twice or in secret; no
 // exit code is wrong.
-TEST_P(ProcessStormTest, TheForkserverIsKilledWhileItIsUsed) {
-  if (GetParam() != StartMethod::kForkserver) GTEST_SKIP();
+TEST_F(ForkserverStormTest, IsKilledWhileItIsUsed) {
   InAChild([this] {
     std::atomic<bool> stop{false};
     std::atomic<int> kills{0};
@@ -205,7 +205,9 @@ TEST_P(ProcessStormTest, StartsWithoutEnd) {
     EXPECT_EQ(after.descriptors, before.descriptors);
     // The heap may have been extended once. AddressSanitizer does not give
     // memory back at once.
-    if (!kSanitized) EXPECT_LE(after.pages, before.pages + 64);
+    if (!kSanitized) {
+      EXPECT_LE(after.pages, before.pages + 64);
+    }
     size_t others = 0;
     for (const testing::ProcessInfo& info : testing::Descendants(getpid())) {
       others += info.name == "mp-forkserver" ? 0 : 1;

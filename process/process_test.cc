@@ -40,6 +40,7 @@
 #include "mp/base/check.h"
 #include "mp/base/unique_fd.h"
 #include "mp/testing/fail_system_call.h"
+#include "mp/testing/pipe.h"
 #include "mp/testing/process_test.h"
 #include "mp/testing/sanitizers.h"
 #include "mp/testing/shared_page.h"
@@ -49,7 +50,11 @@ namespace mp {
 namespace {
 
 using ::mp::testing::FailSystemCall;
+using ::mp::testing::IsReadable;
 using ::mp::testing::kSanitized;
+using ::mp::testing::MakePipe;
+using ::mp::testing::PipeEnds;
+using ::mp::testing::ReadAll;
 using ::mp::testing::SharedPage;
 using ::mp::testing::StatusIs;
 using ::testing::AllOf;
@@ -78,32 +83,6 @@ class Gate {
  private:
   UniqueFd fd_;
 };
-
-struct PipeEnds {
-  UniqueFd reader, writer;
-};
-
-PipeEnds MakePipe() {
-  std::array<int, 2> fds;
-  MP_PCHECK(pipe2(fds.data(), O_CLOEXEC) == 0) << "pipe2";
-  return {UniqueFd(fds[0]), UniqueFd(fds[1])};
-}
-
-std::string ReadAll(int fd) {
-  std::string text;
-  std::array<char, 4096> buffer;
-  while (true) {
-    const ssize_t size = read(fd, buffer.data(), buffer.size());
-    if (size < 0 && errno == EINTR) continue;
-    if (size <= 0) return text;
-    text.append(buffer.data(), static_cast<size_t>(size));
-  }
-}
-
-bool IsReadable(int fd) {
-  pollfd entry = {.fd = fd, .events = POLLIN, .revents = 0};
-  return poll(&entry, 1, 0) == 1;
-}
 
 void Print(std::string_view text) {
   [[maybe_unused]] const ssize_t written =

@@ -51,44 +51,23 @@
 #include "mp/sync/semaphore.h"
 #include "mp/sync/value.h"
 #include "mp/testing/fail_system_call.h"
+#include "mp/testing/pipe.h"
 #include "mp/testing/process_test.h"
 #include "mp/testing/status_matchers.h"
 
 namespace mp {
 namespace {
 
+using ::mp::testing::IsReadable;
+using ::mp::testing::MakePipe;
+using ::mp::testing::PipeEnds;
+using ::mp::testing::ReadAll;
 using ::mp::testing::StatusIs;
 using ::testing::AllOf;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using ::testing::Not;
-
-struct PipeEnds {
-  UniqueFd reader, writer;
-};
-
-PipeEnds MakePipe() {
-  std::array<int, 2> fds;
-  MP_PCHECK(pipe2(fds.data(), O_CLOEXEC) == 0) << "pipe2";
-  return {UniqueFd(fds[0]), UniqueFd(fds[1])};
-}
-
-std::string ReadAll(int fd) {
-  std::string text;
-  std::array<char, 4096> buffer;
-  while (true) {
-    const ssize_t size = read(fd, buffer.data(), buffer.size());
-    if (size < 0 && errno == EINTR) continue;
-    if (size <= 0) return text;
-    text.append(buffer.data(), static_cast<size_t>(size));
-  }
-}
-
-bool IsReadable(int fd) {
-  pollfd entry = {.fd = fd, .events = POLLIN, .revents = 0};
-  return poll(&entry, 1, 0) == 1;
-}
 
 // The descriptors that this process has.
 std::vector<int> Descriptors() {
@@ -167,6 +146,16 @@ class StartMethodsTest : public mp::testing::ProcessTest,
 INSTANTIATE_TEST_SUITE_P(, StartMethodsTest,
                          ::testing::Values(StartMethod::kFork,
                                            StartMethod::kSpawn,
+                                           StartMethod::kForkserver),
+                         [](const auto& method) {
+                           return StartMethodName(method.param);
+                         });
+
+// What concerns children that are not a copy of their parent.
+class FreshProcessTest : public StartMethodsTest {};
+
+INSTANTIATE_TEST_SUITE_P(, FreshProcessTest,
+                         ::testing::Values(StartMethod::kSpawn,
                                            StartMethod::kForkserver),
                          [](const auto& method) {
                            return StartMethodName(method.param);
@@ -289,8 +278,7 @@ TEST_P(StartMethodsTest, FunctionInALibraryThatWasLoadedLater) {
   EXPECT_EQ(ExitCodeOf(triple, 14), 42);
 }
 
-TEST_P(StartMethodsTest, WhatCannotTravelIsRefused) {
-  if (forks()) GTEST_SKIP() << "a fork has everything";
+TEST_P(FreshProcessTest, WhatCannotTravelIsRefused) {
   int captured = 0;
   Process capture(Options(), [captured] { return captured; });
   EXPECT_THAT(capture.Start(), StatusIs(absl::StatusCode::kInvalidArgument,
@@ -419,7 +407,6 @@ void Say(const std::string& text) {
 }
 
 TEST_P(StartMethodsTest, OutputIsFlushedOnce) {
-  std::cout << "x" << std::flush;
   EXPECT_EQ(TextOf(STDOUT_FILENO, Say, "a"), "aa");
 }
 
@@ -652,8 +639,7 @@ void ReportDescriptors(Queue<std::vector<int>> out, Event go_on) {
   go_on.Wait();
 }
 
-TEST_P(StartMethodsTest, DescriptorsOfTheParent) {
-  if (forks()) GTEST_SKIP() << "a fork has them all";
+TEST_P(FreshProcessTest, DescriptorsOfTheParent) {
   // One as high as a program has it, and not close-on-exec.
   const UniqueFd high(fcntl(STDERR_FILENO, F_DUPFD, 900));
   Queue<std::vector<int>> out;
@@ -994,8 +980,7 @@ TEST_P(StartMethodsTest, NoProcessLeft) {
   });
 }
 
-TEST_P(StartMethodsTest, NoMemoryLeft) {
-  if (forks()) GTEST_SKIP() << "a fork sends nothing";
+TEST_P(FreshProcessTest, NoMemoryLeft) {
   InAChild([] {
     testing::FailSystemCall(SYS_memfd_create, ENOMEM);
     Process process({.start_method = GetParam()}, DoNothing);

@@ -7,25 +7,26 @@
 namespace mp::ipc_internal {
 namespace {
 
-constexpr size_t kDefaultCapacity = size_t{1} << 20;
+// Fits into a processor's cache and is reserved quickly. More comes when
+// needed.
+constexpr size_t kFirstBytes = size_t{64} << 10;
 
 }  // namespace
 
-absl::StatusOr<Ring> CreateQueueRing(QueueOptions options,
-                                     std::optional<size_t> item_size) {
+absl::StatusOr<Ring> CreateQueueRing(const QueueOptions& options) {
   if (options.maxsize > std::numeric_limits<uint32_t>::max()) {
     return absl::InvalidArgumentError(absl::StrCat(
         "a queue of at most ", options.maxsize, " items: the limit is ",
         std::numeric_limits<uint32_t>::max()));
   }
+  RingOptions ring = {.name = "queue",
+                      .capacity_bytes = options.capacity_bytes,
+                      .max_records = static_cast<uint32_t>(options.maxsize)};
   if (options.capacity_bytes == 0) {
-    options.capacity_bytes = options.maxsize != 0 && item_size.has_value()
-                                 ? options.maxsize * RecordSize(*item_size)
-                                 : kDefaultCapacity;
+    ring.capacity_bytes = kFirstBytes;
+    ring.growth = RingGrowth::kUnlimited;
   }
-  return Ring::Create({.name = "queue",
-                       .capacity_bytes = options.capacity_bytes,
-                       .max_records = static_cast<uint32_t>(options.maxsize)});
+  return Ring::Create(ring);
 }
 
 absl::Status PutError(RingResult result, size_t size, const Ring& ring,
@@ -41,6 +42,8 @@ absl::Status PutError(RingResult result, size_t size, const Ring& ring,
           "an item of ", size, " encoded bytes: the queue's memory takes ",
           ring.max_record_size(),
           " at most; raise QueueOptions::capacity_bytes"));
+    case RingResult::kNoMemory:
+      return Ring::LastMemoryError();
     case RingResult::kCorrupted:
       return absl::DataLossError("the queue's shared memory is corrupted");
     default:
@@ -55,6 +58,8 @@ absl::Status GetError(RingResult result, bool nowait) {
       return absl::DeadlineExceededError("the queue stayed empty");
     case RingResult::kClosed:
       return absl::OutOfRangeError("the queue is closed and empty");
+    case RingResult::kNoMemory:
+      return Ring::LastMemoryError();
     case RingResult::kCorrupted:
       return absl::DataLossError("the queue's shared memory is corrupted");
     default:

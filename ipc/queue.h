@@ -9,16 +9,17 @@
 //
 // A Queue is a handle: cheap to copy, every copy means the same queue, in this
 // process and in the children that inherit it or get it as an argument. The
-// items live in anonymous shared memory that is reserved when the queue is made
-// and goes when the last process drops its last handle. T is anything the codec
-// takes (mp/ipc/codec.h).
+// items live in anonymous shared memory that grows with them and goes when the
+// last process drops its last handle. T is anything the codec takes
+// (mp/ipc/codec.h).
 //
 // Order: items come out in the order in which their puts were done; the items
 // of one producer in its order. Each item is gotten once.
 //
-// Blocking: Put waits while the queue is full, Get while it is empty; each
-// takes a timeout. Waiters spin for a few microseconds while that helps, now
-// and then for some tens of them (mp/shm/adaptive_spin.h), then sleep.
+// Blocking: Put waits while a queue with a limit is full, Get while it is
+// empty; each takes a timeout. Waiters spin for a few microseconds while that
+// helps, now and then for some tens of them (mp/shm/adaptive_spin.h), then
+// sleep.
 //
 // If a process dies, at whatever instruction: a Put or Get it was in has
 // happened as a whole or not at all, all other items are intact, and nobody
@@ -31,7 +32,8 @@
 //   DeadlineExceeded     the timeout passed
 //   ResourceExhausted    PutNowait: full. Another put that is under way is
 //                        waited for, but not one that is stopped (SIGSTOP) in
-//                        the middle
+//                        the middle. Put, Get: the system has no memory for the
+//                        queue to grow; the message names the system call
 //   Unavailable          GetNowait: empty; likewise
 //   FailedPrecondition   Put: the queue is closed
 //   OutOfRange           Get: the queue is closed and no item is left
@@ -54,7 +56,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <optional>
 #include <span>
 #include <tuple>
 #include <utility>
@@ -71,19 +72,19 @@
 namespace mp {
 
 struct QueueOptions {
-  // Most items in the queue at a time; 0 for as many as the memory holds.
+  // Most items in the queue at a time; 0 for no limit.
   size_t maxsize = 0;
-  // Memory for items in bytes, reserved at once. An item takes its encoded size
-  // plus 8, rounded up to a multiple of 8. 0 for enough for `maxsize` items if
-  // T is sent as plain bytes, or else one mebibyte.
+  // Most memory for items in bytes, rounded up to a power of two of at least a
+  // page and reserved at once. An item takes its encoded size plus 8, rounded
+  // up to a multiple of 8. 0 for no limit: memory is added when there is no
+  // room, up to some gigabytes, and given back when the queue is empty.
   size_t capacity_bytes = 0;
 };
 
 namespace ipc_internal {
 
 // The part of Queue that does not depend on T: limits and errors.
-absl::StatusOr<Ring> CreateQueueRing(QueueOptions options,
-                                     std::optional<size_t> item_size);
+absl::StatusOr<Ring> CreateQueueRing(const QueueOptions& options);
 absl::Status PutError(RingResult result, size_t size, const Ring& ring,
                       bool nowait);
 absl::Status GetError(RingResult result, bool nowait);
@@ -106,7 +107,7 @@ class Queue {
   // is no memory or descriptor.
   static absl::StatusOr<Queue> Create(const QueueOptions& options = {}) {
     absl::StatusOr<ipc_internal::Ring> ring =
-        ipc_internal::CreateQueueRing(options, FixedSize());
+        ipc_internal::CreateQueueRing(options);
     if (!ring.ok()) return ring.status();
     return Queue(*std::move(ring));
   }
@@ -156,14 +157,6 @@ class Queue {
   friend struct HandleAccess;
   explicit Queue(ipc_internal::Ring ring) : ring_(std::move(ring)) {}
   auto parts() const { return std::tuple(ring_); }
-
-  static constexpr std::optional<size_t> FixedSize() {
-    if constexpr (PlainBytes<T>) {
-      return sizeof(T);
-    } else {
-      return std::nullopt;
-    }
-  }
 
   absl::Status PutUntil(const T& item, Deadline deadline, bool nowait) {
     const size_t size = EncodedSize(item);

@@ -209,6 +209,93 @@ TEST_F(QueueKillWrapTest, Get) {
            }});
 }
 
+// Strings for which the queue gets memory, and gives it back.
+class QueueKillGrowthTest : public QueueKillTest {
+ protected:
+  static std::string Text(char c, size_t size) { return std::string(size, c); }
+
+  // Fills the memory that the queue has from the beginning.
+  void Prepare() {
+    queue_.emplace();
+    ASSERT_OK(queue_->Put(first_));
+  }
+  void ExpectGet(const std::string& expected) {
+    const absl::StatusOr<std::string> item = queue_->Get(kStranded);
+    ASSERT_OK(item);
+    EXPECT_TRUE(*item == expected);
+  }
+
+  const std::string first_ = Text('a', 65'000);
+  const std::string second_ = Text('b', 2000);
+  const std::string after_ = Text('c', 3000);
+  std::optional<Queue<std::string>> queue_;
+  Outcomes outcomes_;
+};
+
+TEST_F(QueueKillGrowthTest, Put) {
+  Run({.prepare = [&] { Prepare(); },
+       .op = [&] { queue_->Put(second_).IgnoreError(); },
+       .check =
+           [&](const KillPoint& point) {
+             ASSERT_OK(queue_->Put(after_, kStranded));
+             ExpectGet(first_);
+             const bool put = queue_->qsize() == 2;
+             outcomes_.Saw(put, point);
+             if (put) ExpectGet(second_);
+             ExpectGet(after_);
+             ExpectWorks(*queue_, second_);
+           }});
+}
+
+// Goes to the next region.
+TEST_F(QueueKillGrowthTest, Get) {
+  Run({.prepare =
+           [&] {
+             Prepare();
+             ASSERT_OK(queue_->Put(second_));
+             ASSERT_OK(queue_->Put(after_));
+             ExpectGet(first_);
+           },
+       .setup = [&] { std::string(second_).clear(); },
+       .op = [&] { queue_->Get().IgnoreError(); },
+       .stride = 5,
+       .check =
+           [&](const KillPoint& point) {
+             const bool gotten = queue_->qsize() == 1;
+             outcomes_.Saw(gotten, point);
+             if (!gotten) ExpectGet(second_);
+             ExpectGet(after_);
+             ExpectWorks(*queue_, first_);
+           }});
+}
+
+// Leaves the queue empty, which goes back to where it began and gives a large
+// region back.
+TEST_F(QueueKillGrowthTest, LastGet) {
+  Run({.prepare =
+           [&] {
+             Prepare();
+             ASSERT_OK(queue_->Put(Text('b', 5'000'000)));
+             ASSERT_OK(queue_->Put(after_));
+             ExpectGet(first_);
+             ASSERT_OK(queue_->Get());
+           },
+       .setup = [&] { std::string(after_).clear(); },
+       .op = [&] { queue_->Get().IgnoreError(); },
+       .stride = 101,
+       .check =
+           [&](const KillPoint& point) {
+             const bool gotten = queue_->Empty();
+             outcomes_.Saw(gotten, point);
+             if (!gotten) ExpectGet(after_);
+             ExpectWorks(*queue_, first_);
+             ASSERT_OK(queue_->Put(first_));
+             ASSERT_OK(queue_->Put(second_));
+             ExpectGet(first_);
+             ExpectGet(second_);
+           }});
+}
+
 // ---- Somebody sleeps on the other side.
 
 // What a survivor on the other side gets, for as long as it lives.

@@ -150,5 +150,8 @@ TEST_F(QueueStormTest, LargeMessages) {
   Rage({.capacity_bytes = 4096}, 2000, Kills(1000));
 }
 
+// More memory comes and goes all the time.
+TEST_F(QueueStormTest, GrowsAndShrinks) { Rage({}, 30'000, Kills(400)); }
+
 }  // namespace
 }  // namespace mp

@@ -98,7 +98,18 @@ TEST_F(QueueTest, LimitedByMemoryAlone) {
   EXPECT_FALSE(queue.Full()) << "there is no maximum number";
 }
 
-// A maximum of items is a promise if the size of an item is known.
+// Nobody need be there to take what is put.
+TEST_F(QueueTest, UnlimitedByDefault) {
+  Queue<std::string> queue;
+  const std::string item(1000, 'x');
+  for (int i = 0; i < 20'000; ++i) ASSERT_OK(queue.PutNowait(item));
+  ASSERT_OK(queue.PutNowait(std::string(10'000'000, 'y')));
+  EXPECT_EQ(queue.qsize(), 20'001U);
+  for (int i = 0; i < 20'000; ++i) ASSERT_THAT(queue.Get(), IsOkAndHolds(item));
+  ASSERT_OK_AND_ASSIGN(const std::string large, queue.Get());
+  EXPECT_TRUE(large == std::string(10'000'000, 'y'));
+}
+
 TEST_F(QueueTest, MaxsizeItemsFit) {
   Queue<std::array<char, 1000>> queue(/*maxsize=*/5000);
   for (int i = 0; i < 5000; ++i) ASSERT_OK(queue.PutNowait({}));
@@ -188,9 +199,6 @@ TEST_F(QueueTest, AbsurdOptions) {
   EXPECT_THAT(Queue<int>::Create({.capacity_bytes = size_t{1} << 60}),
               StatusIs(absl::StatusCode::kInvalidArgument,
                        HasSubstr("capacity of 1152921504606846976 bytes")));
-  // The memory is reserved at once.
-  using Large = std::array<char, 1 << 16>;
-  EXPECT_FALSE(Queue<Large>::Create({.maxsize = size_t{1} << 31}).ok());
 }
 
 TEST_F(QueueTest, ConstructorAborts) {

@@ -1,5 +1,6 @@
 #include "mp/ipc/ring.h"
 
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -9,6 +10,7 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "mp/base/check.h"
 #include "mp/shm/liveness.h"
 
 namespace mp::ipc_internal {
@@ -19,6 +21,31 @@ namespace {
 constexpr size_t kMaxCapacity = (size_t{1} << 31) * kBlock;
 
 constexpr uint32_t kNoLimit = std::numeric_limits<uint32_t>::max();
+
+// Of a region beside the first. All of them together stay below 2^31 blocks.
+constexpr size_t kMaxRegionBlocks = (size_t{4} << 30) / kBlock;
+// An empty ring keeps what it has of regions up to this size: a ring that large
+// messages go through one by one needs it again at once.
+constexpr size_t kKeptBytes = size_t{4} << 20;
+// Memory is reserved in pieces of at least this size.
+constexpr uint64_t kPieceBlocks = (uint64_t{256} << 10) / kBlock;
+
+thread_local absl::Status last_memory_error;
+
+// Regions beside the first, if that has so many blocks.
+uint32_t CountRegions(size_t capacity_blocks) {
+  uint32_t count = 0;
+  while (capacity_blocks << (2 * (count + 1)) <= kMaxRegionBlocks) ++count;
+  return count;
+}
+
+// A larger file would be the end of a process with such a limit.
+size_t FileSizeLimit() {
+  rlimit limit;
+  return getrlimit(RLIMIT_FSIZE, &limit) == 0
+             ? limit.rlim_cur
+             : std::numeric_limits<size_t>::max();
+}
 
 }  // namespace
 
@@ -31,28 +58,304 @@ absl::StatusOr<Ring> Ring::Create(const RingOptions& options) {
   if (absl::Status status = Liveness::Join(); !status.ok()) return status;
   const auto page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
   const size_t capacity = std::bit_ceil(std::max(options.capacity_bytes, page));
+  size_t spare = 0;
+  if (options.growth != RingGrowth::kNone) {
+    const uint32_t more =
+        std::min(CountRegions(capacity / kBlock), kMaxRegions - 1);
+    const size_t limit = FileSizeLimit() / 2;  // the other half is for the rest
+    for (uint32_t i = 1; i <= more && spare + (capacity << (2 * i)) < limit;
+         ++i) {
+      spare += capacity << (2 * i);
+    }
+  }
   absl::StatusOr<std::shared_ptr<Segment>> segment =
       Segment::Create({.name = options.name,
                        .layout = kLayout,
                        .size = sizeof(Control),
-                       .ring_size = capacity});
+                       .ring_size = capacity,
+                       .spare_size = spare});
   if (!segment.ok()) return segment.status();
   auto* const control = new ((*segment)->data()) Control;
   control->max_records =
       options.max_records != 0 ? options.max_records : kNoLimit;
+  control->growth = options.growth;
+  control->regions[0].reserved.store(kAll, std::memory_order_relaxed);
   return Ring({*std::move(segment)});
 }
 
 Ring::Ring(SegmentPart<kLayout> part) {
   if (part.segment == nullptr) return;
-  memory_ = part.segment->ring();
-  capacity_blocks_ = static_cast<uint32_t>(part.segment->ring_size() / kBlock);
-  MP_CHECK(std::has_single_bit(capacity_blocks_) &&
-           part.segment->size() >= sizeof(Control))
+  Segment& segment = *part.segment;
+  const size_t capacity = segment.ring_size() / kBlock;
+  MP_CHECK(std::has_single_bit(capacity) && capacity <= kMaxCapacity / kBlock &&
+           segment.size() >= sizeof(Control))
       << "a ring in a segment that holds none";
+  const auto mapping = std::make_shared<Mapping>();
+  mapping->segment = std::move(part.segment);
+  mapping_ = mapping.get();
+  mapping_->regions[0].store(segment.ring(), std::memory_order_relaxed);
+  capacity_blocks_ = static_cast<uint32_t>(capacity);
+  const uint32_t more = std::min(CountRegions(capacity), kMaxRegions - 1);
+  size_t total = segment.ring_size();
+  for (regions_ = 1;
+       total - segment.ring_size() < segment.spare_size() && regions_ <= more;
+       ++regions_) {
+    mapping_->sizes[regions_] = Capacity(regions_) * kBlock;
+    total += mapping_->sizes[regions_];
+  }
+  MP_CHECK(total - segment.ring_size() == segment.spare_size())
+      << "a ring in a segment that holds none";
+  total_blocks_ = static_cast<uint32_t>(total / kBlock);
   control_ = std::shared_ptr<Control>(
-      part.segment, reinterpret_cast<Control*>(part.segment->data()));
+      mapping, reinterpret_cast<Control*>(segment.data()));
 }
+
+Ring::Mapping::~Mapping() {
+  for (uint32_t i = 1; i < kMaxRegions; ++i) {
+    if (std::byte* const region = regions[i].load(std::memory_order_relaxed);
+        region != nullptr) {
+      Segment::UnmapRing(region, sizes[i]);
+    }
+  }
+}
+
+const absl::Status& Ring::LastMemoryError() { return last_memory_error; }
+
+// ---- Memory
+
+Ring::Cursor Ring::UsedFrom(uint32_t region) const {
+  // In this order, both acquire: the region is in use from its start until the
+  // consumers are in it, and then from their head. What they have read before
+  // may be overwritten.
+  const bool shared =
+      control_->consumers.region.load(std::memory_order_acquire) == region;
+  Cursor from = Cursor::Unpack(control_->head.load(std::memory_order_acquire));
+  if (!shared) {
+    from.blocks =
+        control_->regions[region].start.load(std::memory_order_relaxed);
+  }
+  return from;
+}
+
+uint32_t Ring::RegionsInUse() const {
+  uint32_t regions = 0;
+  // Acquire: the consumers have read all that was in the regions before.
+  uint32_t i = control_->consumers.region.load(std::memory_order_acquire);
+  for (uint32_t hops = 0; hops < kMaxRegions && i < regions_; ++hops) {
+    regions |= 1u << i;
+    i = control_->regions[i].next.load(std::memory_order_relaxed);
+  }
+  return regions;
+}
+
+uint32_t Ring::LastRegion(uint32_t region) const {
+  for (uint32_t hops = 0; hops < kMaxRegions && region < regions_; ++hops) {
+    const uint32_t next =
+        control_->regions[region].next.load(std::memory_order_relaxed);
+    if (next == kNoRegion) return region;
+    region = next;
+  }
+  return kNoRegion;
+}
+
+uint32_t Ring::RegionToGrowInto(uint32_t region, Cursor tail,
+                                uint32_t blocks) const {
+  const Control& control = *control_;
+  const Cursor head =
+      Cursor::Unpack(control.head.load(std::memory_order_relaxed));
+  if (control.growth == RingGrowth::kNone ||
+      tail.records - head.records >= control.max_records) {
+    return kNoRegion;
+  }
+  if (control.growth == RingGrowth::kForLargeRecords &&
+      (blocks <= Capacity(0) || tail.packed() != head.packed())) {
+    return kNoRegion;
+  }
+  const uint32_t in_use = RegionsInUse();
+  for (uint32_t i = region + 1; i < regions_; ++i) {
+    if ((in_use & 1u << i) == 0 && blocks <= Capacity(i)) return i;
+  }
+  return kNoRegion;
+}
+
+bool Ring::HasRoom(uint32_t blocks) const {
+  const Cursor tail =
+      Cursor::Unpack(control_->tail.load(std::memory_order_relaxed));
+  const uint32_t region =
+      LastRegion(control_->producers.region.load(std::memory_order_relaxed));
+  return region == kNoRegion ||  // Put will say what that is
+         Fits(tail, UsedFrom(region), region, blocks) ||
+         RegionToGrowInto(region, tail, blocks) != kNoRegion;
+}
+
+RingResult Ring::FindPlaceSlow(Cursor tail, uint32_t blocks,
+                               std::byte*& place) {
+  Control& control = *control_;
+  Control::Side& side = control.producers;
+  // A producer that died may have gone on in another region than it said.
+  uint32_t region = LastRegion(side.region.load(std::memory_order_relaxed));
+  if (region == kNoRegion) return RingResult::kCorrupted;
+  Cursor used_from = UsedFrom(region);
+  if (tail.blocks - used_from.blocks > Capacity(region)) {
+    return RingResult::kCorrupted;
+  }
+  if (!Fits(tail, used_from, region, blocks)) {
+    const uint32_t last = region;
+    region = RegionToGrowInto(last, tail, blocks);
+    if (region == kNoRegion) return RingResult::kTimedOut;
+    Region& fresh = control.regions[region];
+    fresh.start.store(tail.blocks, std::memory_order_relaxed);
+    fresh.next.store(kNoRegion, std::memory_order_relaxed);
+    control.grown.store(1, std::memory_order_relaxed);
+    if (!Reserve(region, 0, blocks)) return RingResult::kNoMemory;
+    control.regions[last].end.store(tail.blocks, std::memory_order_relaxed);
+    // Release: who follows finds the region as it should be. So will who takes
+    // over if this process dies here: a region without a record does no harm.
+    control.regions[last].next.store(region, std::memory_order_release);
+    used_from.blocks = tail.blocks;
+  }
+  const auto offset = static_cast<uint32_t>(Offset(region, tail));
+  if (!Reserve(region, offset, blocks)) return RingResult::kNoMemory;
+  std::byte* const memory = Map(region);
+  if (memory == nullptr) return RingResult::kNoMemory;
+  // If this process dies between the two, the old region has a `next`, so
+  // nobody looks at the cursor.
+  side.seen_other = used_from.packed();
+  std::atomic_signal_fence(std::memory_order_seq_cst);
+  side.region.store(region, std::memory_order_relaxed);
+  place = memory + offset * kBlock;
+  return RingResult::kDone;
+}
+
+bool Ring::Reserve(uint32_t region, uint32_t offset, uint32_t blocks) {
+  Region& r = control_->regions[region];
+  if (HasMemory(r, offset, blocks)) return true;
+  r.holds_memory.store(1, std::memory_order_relaxed);
+  const uint64_t capacity = Capacity(region);
+  const uint64_t reserved = r.reserved.load(std::memory_order_relaxed);
+  // A quarter more than there is, so that there are not too many pieces.
+  const uint64_t wanted = std::max(uint64_t{offset} + blocks,
+                                   reserved + reserved / 4 + kPieceBlocks);
+  const uint64_t now =
+      std::min(capacity, (wanted + kPieceBlocks - 1) & ~(kPieceBlocks - 1));
+  if (absl::Status status = mapping_->segment->ReserveSpare(
+          SpareOffset(region) + reserved * kBlock, (now - reserved) * kBlock);
+      !status.ok()) {
+    last_memory_error = std::move(status);
+    return false;
+  }
+  r.reserved.store(now == capacity ? kAll : static_cast<uint32_t>(now),
+                   std::memory_order_relaxed);
+  return true;
+}
+
+size_t Ring::SpareOffset(uint32_t region) const {
+  size_t offset = 0;
+  for (uint32_t i = 1; i < region; ++i) offset += mapping_->sizes[i];
+  return offset;
+}
+
+std::byte* Ring::Map(uint32_t region) {
+  std::atomic<std::byte*>& mapped = mapping_->regions[region];
+  std::byte* known = mapped.load(std::memory_order_acquire);
+  if (known != nullptr) return known;
+  const size_t size = mapping_->sizes[region];
+  const absl::StatusOr<std::byte*> fresh =
+      mapping_->segment->MapSpareRing(SpareOffset(region), size);
+  if (!fresh.ok()) {
+    last_memory_error = fresh.status();
+    return nullptr;
+  }
+  // Another thread, on the other side, may have been quicker.
+  if (mapped.compare_exchange_strong(known, *fresh,
+                                     std::memory_order_acq_rel)) {
+    return *fresh;
+  }
+  Segment::UnmapRing(*fresh, size);
+  return known;
+}
+
+RingResult Ring::FindRecordSlow(Cursor head, const std::byte*& record,
+                                uint32_t& capacity) {
+  Control& control = *control_;
+  uint32_t region = control.consumers.region.load(std::memory_order_relaxed);
+  bool moved = false;
+  for (uint32_t hops = 0; hops < kMaxRegions && region < regions_; ++hops) {
+    if (!EndsAt(control.regions[region], head)) {
+      std::byte* const memory = Map(region);
+      if (memory == nullptr) return RingResult::kNoMemory;
+      if (moved) {
+        // Release: the records of the regions before have been read.
+        control.consumers.region.store(region, std::memory_order_release);
+        Shrink();
+      }
+      record = memory + Offset(region, head) * kBlock;
+      capacity = Capacity(region);
+      return RingResult::kDone;
+    }
+    region = control.regions[region].next.load(std::memory_order_relaxed);
+    moved = true;
+  }
+  return RingResult::kCorrupted;
+}
+
+void Ring::Shrink() {
+  Control& control = *control_;
+  if (!control.producers.lock.TryAcquire()) return;
+  const std::lock_guard hold(control.producers.lock, std::adopt_lock);
+  const uint64_t tail = control.tail.load(std::memory_order_relaxed);
+  uint32_t region =
+      LastRegion(control.producers.region.load(std::memory_order_relaxed));
+  if (region == kNoRegion) return;  // Put and Get will say so
+  if (tail == control.head.load(std::memory_order_relaxed) && region != 0) {
+    // First the consumers go where the producers are. Now the first region is
+    // free, and both go there as if it were the next larger one. Whoever takes
+    // over after a death at any of these stores finds a way over `next` that is
+    // as good.
+    control.consumers.region.store(region, std::memory_order_release);
+    const uint32_t end = Cursor::Unpack(tail).blocks;
+    Region& first = control.regions[0];
+    first.start.store(end, std::memory_order_relaxed);
+    first.next.store(kNoRegion, std::memory_order_relaxed);
+    control.regions[region].end.store(end, std::memory_order_relaxed);
+    control.regions[region].next.store(0, std::memory_order_release);
+    control.producers.seen_other = tail;
+    std::atomic_signal_fence(std::memory_order_seq_cst);
+    control.producers.region.store(0, std::memory_order_relaxed);
+    control.consumers.region.store(0, std::memory_order_release);
+    region = 0;
+  }
+  const uint32_t in_use = RegionsInUse();
+  for (uint32_t i = 1; i < regions_; ++i) {
+    Region& r = control.regions[i];
+    if ((in_use & 1u << i) != 0 || mapping_->sizes[i] <= kKeptBytes ||
+        r.holds_memory.load(std::memory_order_relaxed) == 0) {
+      continue;
+    }
+    // Before the memory goes, and if that fails, it stays.
+    r.reserved.store(0, std::memory_order_relaxed);
+    std::atomic_signal_fence(std::memory_order_seq_cst);
+    if (mapping_->segment->DiscardSpare(SpareOffset(i), mapping_->sizes[i])
+            .ok()) {
+      r.holds_memory.store(0, std::memory_order_relaxed);
+    }
+  }
+  if (region == 0 && in_use == 1) {
+    control.grown.store(0, std::memory_order_relaxed);
+  }
+}
+
+size_t Ring::reserved_bytes() const {
+  size_t blocks = 0;
+  for (uint32_t i = 0; i < regions_; ++i) {
+    blocks += std::min<size_t>(
+        control_->regions[i].reserved.load(std::memory_order_relaxed),
+        Capacity(i));
+  }
+  return blocks * kBlock;
+}
+
+// ---- The rest
 
 void Ring::Close() {
   Control& control = *control_;

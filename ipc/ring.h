@@ -13,6 +13,16 @@
 //
 // Records are stored in one piece: the memory is mapped twice in a row, so a
 // record that runs over the end needs no special case.
+//
+// The ring can grow. Its memory is a row of regions, each four times as large
+// as the one before. The first one has its memory from the beginning, and as
+// long as it suffices, all records are there and it stays in the caches. When a
+// record does not fit, the producers link the next larger region that is free
+// to the end of the current one, and go on in it; the consumers follow once
+// they have read what was before. When the ring is empty, both go back to the
+// first region, and the memory of large ones is given back. Positions count on
+// from region to region, so none of that takes part in the store that makes a
+// record visible.
 
 #ifndef MP_IPC_RING_H_
 #define MP_IPC_RING_H_
@@ -21,16 +31,19 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <limits>
 #include <memory>
 #include <mutex>
 #include <span>
 #include <string_view>
 #include <tuple>
+#include <type_traits>
 #include <utility>
 
 #include "absl/base/optimization.h"
 #include "absl/base/thread_annotations.h"
 #include "absl/cleanup/cleanup.h"
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "mp/base/deadline.h"
 #include "mp/shm/adaptive_spin.h"
@@ -48,11 +61,20 @@ constexpr size_t RecordSize(size_t size) {
   return (kBlock + size + kBlock - 1) / kBlock * kBlock;
 }
 
+enum class RingGrowth {
+  kNone,  // no more memory than from the beginning
+  // A record larger than that waits until the ring is empty, and then has
+  // memory of its own.
+  kForLargeRecords,
+  kUnlimited,  // more memory whenever a record has no room
+};
+
 struct RingOptions {
   std::string_view name;
   // Room for records, each of which takes RecordSize(its size). Rounded up to a
   // power of two of at least a page.
   size_t capacity_bytes = size_t{1} << 20;
+  RingGrowth growth = RingGrowth::kNone;
   // Most records at a time; 0 for no limit but the bytes.
   uint32_t max_records = 0;
 };
@@ -62,8 +84,9 @@ enum class RingResult {
   kTimedOut,   // full, or empty, until the deadline or the watched death; or
                // another process stayed inside a put, or get, as long
   kClosed,     // put: the ring is closed; get: and no record is left
-  kAborted,    // put: `fill` returned false
+  kAborted,    // put: `fill` returned false; get: `use` did
   kTooLarge,   // put: the record does not fit into the empty ring
+  kNoMemory,   // see Ring::LastMemoryError()
   kCorrupted,  // the shared memory contradicts itself
 };
 
@@ -85,8 +108,9 @@ class Ring {
   // Calls `use(std::span<const std::byte> record, uint32_t number)` with the
   // oldest record and removes it; `number` is the one it was put with. `use`
   // runs under the consumers' lock, before the record is gone: if it throws, or
-  // its process dies in it, the record stays. Waits for a record until the
-  // deadline, or until the process `watched` is dead. Deadline::Now() as above.
+  // returns false (it may return nothing), or its process dies in it, the
+  // record stays. Waits for a record until the deadline, or until the process
+  // `watched` is dead. Deadline::Now() as above.
   template <class Use>
   RingResult Get(Use use, Deadline deadline, Token watched = kNoToken);
 
@@ -131,11 +155,19 @@ class Ring {
   uint32_t gotten() const;
   bool closed() const;
   // The largest record that fits.
-  size_t max_record_size() const { return capacity_blocks_ * kBlock - kBlock; }
+  size_t max_record_size() const {
+    return Capacity(regions_ - 1) * kBlock - kBlock;
+  }
+  // Bytes of memory that are reserved for records at the moment.
+  size_t reserved_bytes() const;
+  // Why the last Put or Get of this thread said kNoMemory.
+  static const absl::Status& LastMemoryError();
   // As created; 0 for no limit.
   uint32_t max_records() const;
 
-  friend bool operator==(const Ring&, const Ring&) = default;
+  friend bool operator==(const Ring& a, const Ring& b) {
+    return a.control_ == b.control_;
+  }
 
  private:
   friend struct RingTestPeer;
@@ -156,17 +188,45 @@ class Ring {
   using Spin = AdaptiveSpin<KernelPlatform, kSpinForPartner>;
   using Gate = BasicGate<KernelPlatform>;
 
+  static constexpr uint32_t kMaxRegions = 9;
+  static constexpr uint32_t kNoRegion = kMaxRegions;
+
+  // Written under the producers' lock. A region is free unless it is on the way
+  // from the consumers' region over `next` to the producers'. A free one
+  // becomes the producers' by the store of its index to `next` of the last one:
+  // who then takes over from a dead producer follows.
+  struct Region {
+    std::atomic<uint32_t> start{0};  // the position at its beginning
+    std::atomic<uint32_t> end{0};    // where records are in `next` instead
+    std::atomic<uint32_t> next{kNoRegion};
+    // Blocks from the beginning that have memory; kAll once all of them do.
+    std::atomic<uint32_t> reserved{0};
+    std::atomic<uint32_t> holds_memory{0};  // if not, `reserved` is 0
+  };
+  static constexpr uint32_t kAll = std::numeric_limits<uint32_t>::max();
+
   // One cache line for each that is written by another party or at another
   // time.
   struct Control {
     alignas(64) uint32_t max_records = 0;
+    RingGrowth growth = RingGrowth::kNone;
     std::atomic<uint32_t> closed{0};
+    // Not 0 if another region than the first is in use or holds more memory
+    // than an empty ring should. Set under the producers' lock, cleared under
+    // both.
+    std::atomic<uint32_t> grown{0};
+    Region regions[kMaxRegions];
     struct alignas(64) Side {
       InPlaceLock lock;
       // What this side last saw of the other side's cursor: as long as that
       // suffices, the other side's cache line is left alone. Guarded by lock.
+      // The producers' `blocks` are where the memory of their region is used
+      // from, which may be its start.
       uint64_t seen_other = 0;
       Spin spin;  // while waiting for the other side
+      // Where its next record is, or was before it followed `next`. Stored
+      // under lock.
+      std::atomic<uint32_t> region{0};
     };
     Side producers;
     alignas(64) std::atomic<uint64_t> tail{0};  // stored under producers.lock
@@ -195,35 +255,132 @@ class Ring {
   }
 
   static constexpr uint64_t kLayout =
-      LayoutFingerprint("ring", 1, sizeof(Control));
+      LayoutFingerprint("ring", 2, sizeof(Control));
+
+  // What a process has of the ring. Regions are mapped when they are first used
+  // there.
+  struct Mapping {
+    std::shared_ptr<Segment> segment;
+    std::atomic<std::byte*> regions[kMaxRegions] = {};
+    size_t sizes[kMaxRegions] = {};  // in bytes
+    ~Mapping();
+  };
 
   friend struct mp::HandleAccess;
   explicit Ring(SegmentPart<kLayout> part);
   auto parts() const {
-    return std::tuple(SegmentPart<kLayout>{Segment::Of(control_)});
+    return std::tuple(SegmentPart<kLayout>{
+        mapping_ == nullptr ? nullptr : mapping_->segment});
   }
 
-  // Whether a record of `blocks` blocks fits between the cursors.
-  bool Fits(Cursor tail, Cursor head, uint32_t blocks) const {
-    const uint64_t used = tail.blocks - head.blocks;
-    return used + blocks <= capacity_blocks_ &&
-           tail.records - head.records < control_->max_records;
+  // Blocks in a region.
+  uint32_t Capacity(uint32_t region) const {
+    return capacity_blocks_ << (2 * region);
+  }
+  // Whether a record of `blocks` blocks fits into a region that is in use from
+  // `used_from` to the tail.
+  bool Fits(Cursor tail, Cursor used_from, uint32_t region,
+            uint32_t blocks) const {
+    const uint64_t used = tail.blocks - used_from.blocks;
+    uint32_t limit = Capacity(region);
+    if (ABSL_PREDICT_FALSE(region != 0 && used != 0) &&
+        control_->growth == RingGrowth::kForLargeRecords) {
+      limit = Capacity(0);  // the rest is not for others
+    }
+    return used + blocks <= limit &&
+           tail.records - used_from.records < control_->max_records;
   }
   // Looks at the state of the moment, without a lock: a hint.
-  bool HasRoom(uint32_t blocks) const {
-    const uint64_t head = control_->head.load(std::memory_order_relaxed);
-    return Fits(Cursor::Unpack(control_->tail.load(std::memory_order_relaxed)),
-                Cursor::Unpack(head), blocks);
+  bool HasRoom(uint32_t blocks) const;
+  // For the producers, who have come to `region`: the consumers' cursor, or the
+  // region's start while the consumers are in another one.
+  Cursor UsedFrom(uint32_t region) const;
+  // A bit for each region that is not free.
+  uint32_t RegionsInUse() const;
+  // The region at the end of the way over `next`; kNoRegion if it has none.
+  uint32_t LastRegion(uint32_t region) const;
+  // The region where a record that does not fit into the producers' region
+  // goes; kNoRegion if it has to wait.
+  uint32_t RegionToGrowInto(uint32_t region, Cursor tail,
+                            uint32_t blocks) const;
+
+  // Where to put a record; under the producers' lock. kTimedOut: no room now.
+  RingResult FindPlace(Cursor tail, uint32_t blocks, std::byte*& place) {
+    Control& control = *control_;
+    const uint32_t region =
+        control.producers.region.load(std::memory_order_relaxed);
+    if (ABSL_PREDICT_TRUE(region < regions_)) {
+      const Region& r = control.regions[region];
+      std::byte* const memory =
+          mapping_->regions[region].load(std::memory_order_acquire);
+      const uint32_t offset = Offset(region, tail);
+      if (ABSL_PREDICT_TRUE(
+              r.next.load(std::memory_order_relaxed) == kNoRegion &&
+              Fits(tail, Cursor::Unpack(control.producers.seen_other), region,
+                   blocks) &&
+              HasMemory(r, offset, blocks) && memory != nullptr)) {
+        place = memory + offset * kBlock;
+        return RingResult::kDone;
+      }
+    }
+    return FindPlaceSlow(tail, blocks, place);
   }
-  std::byte* At(Cursor cursor) const {
-    return memory_ + (cursor.blocks & (capacity_blocks_ - 1)) * kBlock;
+  RingResult FindPlaceSlow(Cursor tail, uint32_t blocks, std::byte*& place);
+  static bool HasMemory(const Region& region, uint64_t offset,
+                        uint32_t blocks) {
+    return offset + blocks <= region.reserved.load(std::memory_order_relaxed);
+  }
+  // Gives memory to a place in a region. False with LastMemoryError().
+  bool Reserve(uint32_t region, uint32_t offset, uint32_t blocks);
+  // Where the region begins among the segment's spare bytes.
+  size_t SpareOffset(uint32_t region) const;
+  // Where a region is in this process; null with LastMemoryError().
+  std::byte* Map(uint32_t region);
+
+  // Where the record at the head is; under the consumers' lock.
+  RingResult FindRecord(Cursor head, const std::byte*& record,
+                        uint32_t& capacity) {
+    Control& control = *control_;
+    const uint32_t region =
+        control.consumers.region.load(std::memory_order_relaxed);
+    if (ABSL_PREDICT_TRUE(region < regions_)) {
+      std::byte* const memory =
+          mapping_->regions[region].load(std::memory_order_acquire);
+      if (ABSL_PREDICT_TRUE(!EndsAt(control.regions[region], head) &&
+                            memory != nullptr)) {
+        record = memory + Offset(region, head) * kBlock;
+        capacity = Capacity(region);
+        return RingResult::kDone;
+      }
+    }
+    return FindRecordSlow(head, record, capacity);
+  }
+  RingResult FindRecordSlow(Cursor head, const std::byte*& record,
+                            uint32_t& capacity);
+  // Acquire: `end` is stored before `next`.
+  static bool EndsAt(const Region& region, Cursor head) {
+    return region.next.load(std::memory_order_acquire) != kNoRegion &&
+           region.end.load(std::memory_order_relaxed) == head.blocks;
+  }
+  // Gives memory back that is not needed, and leads both sides to the first
+  // region if the ring is empty. Under the consumers' lock. Does nothing if a
+  // producer is at work: there is another chance.
+  void Shrink();
+
+  // In blocks from the beginning of the region. The masks keep every access
+  // inside it, whatever the shared memory says.
+  size_t Offset(uint32_t region, Cursor cursor) const {
+    const uint32_t start =
+        control_->regions[region].start.load(std::memory_order_relaxed);
+    return (cursor.blocks - start) & (Capacity(region) - 1);
   }
 
-  std::shared_ptr<Control> control_;
-  std::byte* memory_ = nullptr;
-  // A power of two. Here and not in shared memory, where it could be
-  // overwritten: every access stays inside the ring, whatever the cursors say.
-  uint32_t capacity_blocks_ = 0;
+  std::shared_ptr<Control> control_;  // keeps the mapping
+  Mapping* mapping_ = nullptr;
+  // Here and not in shared memory, where they could be overwritten.
+  uint32_t capacity_blocks_ = 0;  // of the first region: a power of two
+  uint32_t regions_ = 0;
+  uint32_t total_blocks_ = 0;  // of all regions
 };
 
 // ---- implementation ----
@@ -249,12 +406,9 @@ RingResult Ring::Put(size_t size, Fill fill, Deadline deadline, Token watched) {
     }
     const Cursor tail =
         Cursor::Unpack(control.tail.load(std::memory_order_relaxed));
-    if (!Fits(tail, Cursor::Unpack(side.seen_other), blocks)) {
-      // Acquire: the record was read before its memory is written again.
-      side.seen_other = control.head.load(std::memory_order_acquire);
-    }
-    if (Fits(tail, Cursor::Unpack(side.seen_other), blocks)) {
-      std::byte* const record = At(tail);
+    std::byte* record = nullptr;
+    const RingResult found = FindPlace(tail, blocks, record);
+    if (ABSL_PREDICT_TRUE(found == RingResult::kDone)) {
       const uint64_t header = size;
       memcpy(record, &header, kBlock);
       if (!fill(record + kBlock, tail.records)) {
@@ -269,10 +423,7 @@ RingResult Ring::Put(size_t size, Fill fill, Deadline deadline, Token watched) {
       control.not_empty.Notify();
       return RingResult::kDone;
     }
-    if (tail.blocks - Cursor::Unpack(side.seen_other).blocks >
-        capacity_blocks_) {
-      return RingResult::kCorrupted;
-    }
+    if (found != RingResult::kTimedOut) return found;
     hold.unlock();
     waited = true;
     const auto ready = [this, blocks] { return HasRoom(blocks) || closed(); };
@@ -306,19 +457,34 @@ RingResult Ring::Get(Use use, Deadline deadline, Token watched) {
     }
     const Cursor tail = Cursor::Unpack(side.seen_other);
     if (head.packed() != tail.packed()) {
-      const std::byte* const record = At(head);
+      const std::byte* record = nullptr;
+      uint32_t capacity = 0;
+      if (const RingResult found = FindRecord(head, record, capacity);
+          ABSL_PREDICT_FALSE(found != RingResult::kDone)) {
+        return found;
+      }
       uint64_t size;
       memcpy(&size, record, kBlock);
       const uint32_t present = tail.blocks - head.blocks;
-      if (present > capacity_blocks_ || size > max_record_size() ||
+      if (present > total_blocks_ || size > capacity * kBlock - kBlock ||
           BlocksFor(size) > present) {
         return RingResult::kCorrupted;
       }
-      use(std::span(record + kBlock, size), head.records);
+      const std::span<const std::byte> bytes(record + kBlock, size);
+      if constexpr (std::is_same_v<decltype(use(bytes, head.records)), bool>) {
+        if (!use(bytes, head.records)) return RingResult::kAborted;
+      } else {
+        use(bytes, head.records);
+      }
       const Cursor next = {.records = head.records + 1,
                            .blocks = head.blocks + BlocksFor(size)};
       // Release: the record was read before a producer may write there again.
       control.head.store(next.packed(), std::memory_order_release);
+      if (ABSL_PREDICT_FALSE(control.grown.load(std::memory_order_relaxed) !=
+                             0) &&
+          control.tail.load(std::memory_order_relaxed) == next.packed()) {
+        Shrink();
+      }
       hold.unlock();
       FenceBeforeNotifyAfterRmw();
       control.not_full.Notify();

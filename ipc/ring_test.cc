@@ -62,7 +62,7 @@ struct RingTestPeer {
     return std::as_writable_bytes(std::span(ring.control_.get(), 1));
   }
   static std::span<std::byte> Memory(Ring& ring) {
-    return {ring.memory_, ring.capacity_blocks_ * kBlock};
+    return {ring.mapping_->regions[0].load(), ring.capacity_blocks_ * kBlock};
   }
 };
 

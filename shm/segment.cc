@@ -15,13 +15,14 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "mp/base/check.h"
 #include "mp/base/errno_status.h"
 
 namespace mp {
 namespace {
 
 constexpr uint64_t kMagic = 0x6d70'7368'6d65'6d21;  // "mpshmem!"
-constexpr uint32_t kVersion = 1;
+constexpr uint32_t kVersion = 2;
 constexpr int kSeals = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL;
 // Far beyond any machine; keeps the arithmetic below from overflowing.
 constexpr size_t kMaxSize = size_t{1} << 46;
@@ -33,8 +34,8 @@ size_t RoundUpToPages(size_t size) {
   return (size + page - 1) / page * page;
 }
 
-// Gives the file all its pages now. Returns an errno value, 0 if it worked.
-int Reserve(int fd, size_t size) {
+// Gives the file pages now. Returns an errno value, 0 if it worked.
+int Reserve(int fd, size_t offset, size_t size) {
   // The kernel would kill processes for memory before it reports that there is
   // not so much in the machine.
   struct sysinfo machine;
@@ -45,8 +46,9 @@ int Reserve(int fd, size_t size) {
   // A signal makes the kernel give up and free what the call has reserved. In
   // pieces, a program with a busy timer gets there, too.
   constexpr size_t kPiece = size_t{1} << 20;
-  for (size_t offset = 0; offset < size;) {
-    const size_t piece = std::min(kPiece, size - offset);
+  const size_t end = offset + size;
+  while (offset < end) {
+    const size_t piece = std::min(kPiece, end - offset);
     const int error = posix_fallocate(fd, static_cast<off_t>(offset),
                                       static_cast<off_t>(piece));
     if (error == EINTR) continue;
@@ -54,6 +56,33 @@ int Reserve(int fd, size_t size) {
     offset += piece;
   }
   return 0;
+}
+
+bool MapShared(int fd, std::byte* at, size_t size, size_t offset) {
+  return mmap(at, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd,
+              static_cast<off_t>(offset)) != MAP_FAILED;
+}
+
+// Maps the file's range [offset, offset + size), and the last `ring_size` bytes
+// of it once more behind itself.
+absl::StatusOr<std::byte*> MapRange(int fd, size_t offset, size_t size,
+                                    size_t ring_size) {
+  // Takes one range of addresses for everything, then puts the file into it.
+  const size_t span = size + ring_size;
+  void* const range =
+      mmap(nullptr, span, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (range == MAP_FAILED) {
+    return ErrnoStatus(errno, absl::StrCat("mmap(", span, " bytes)"));
+  }
+  auto* const base = static_cast<std::byte*>(range);
+  if (!MapShared(fd, base, size, offset) ||
+      (ring_size > 0 &&
+       !MapShared(fd, base + size, ring_size, offset + size - ring_size))) {
+    const int error = errno;
+    munmap(range, span);
+    return ErrnoStatus(error, absl::StrCat("mmap(segment, ", span, " bytes)"));
+  }
+  return base;
 }
 
 }  // namespace
@@ -65,40 +94,50 @@ struct Segment::Header {
   uint64_t layout;
   uint64_t file_size;
   uint64_t ring_size;
+  uint64_t spare_size;
 };
 
 absl::StatusOr<std::shared_ptr<Segment>> Segment::Create(
     const SegmentOptions& options) {
   static_assert(sizeof(Header) <= kHeaderSize);
   if (options.size == 0 || options.size > kMaxSize ||
-      options.ring_size > kMaxSize) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "segment of ", options.size, " bytes with a ring of ",
-        options.ring_size, " bytes: sizes must be from 1 to ", kMaxSize));
+      options.ring_size > kMaxSize || options.spare_size > kMaxSize) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("segment of ", options.size, " bytes with a ring of ",
+                     options.ring_size, " and ", options.spare_size,
+                     " spare bytes: sizes must be from 1 to ", kMaxSize));
   }
-  const size_t ring_size = RoundUpToPages(options.ring_size);
-  const size_t file_size =
-      RoundUpToPages(kHeaderSize + options.size) + ring_size;
+  const Sizes sizes = {
+      .contents = RoundUpToPages(kHeaderSize + options.size),
+      .ring = RoundUpToPages(options.ring_size),
+      .spare = RoundUpToPages(options.spare_size),
+  };
+  const size_t used = sizes.contents + sizes.ring;
   const std::string name = absl::StrFormat("mp:%s", ToAbsl(options.name));
   UniqueFd fd = AboveStandardStreams(
       UniqueFd(memfd_create(name.c_str(), MFD_CLOEXEC | MFD_ALLOW_SEALING)));
   if (!fd) return ErrnoStatus(errno, absl::StrCat("memfd_create(", name, ")"));
-  if (const int error = Reserve(fd.get(), file_size); error != 0) {
-    return ErrnoStatus(error, absl::StrFormat("posix_fallocate(%s, %d bytes)",
-                                              name, file_size));
+  if (const int error = Reserve(fd.get(), 0, used); error != 0) {
+    return ErrnoStatus(
+        error, absl::StrFormat("posix_fallocate(%s, %d bytes)", name, used));
+  }
+  if (sizes.spare > 0 &&
+      ftruncate(fd.get(), static_cast<off_t>(used + sizes.spare)) != 0) {
+    return ErrnoStatus(errno, absl::StrFormat("ftruncate(%s, %d bytes)", name,
+                                              used + sizes.spare));
   }
   if (fcntl(fd.get(), F_ADD_SEALS, kSeals) != 0) {
     return ErrnoStatus(errno, absl::StrCat("fcntl(F_ADD_SEALS, ", name, ")"));
   }
-  absl::StatusOr<std::shared_ptr<Segment>> segment =
-      Map(std::move(fd), file_size, ring_size);
+  absl::StatusOr<std::shared_ptr<Segment>> segment = Map(std::move(fd), sizes);
   if (segment.ok()) {
     new ((*segment)->base_) Header{.magic = kMagic,
                                    .version = kVersion,
                                    .reserved = 0,
                                    .layout = options.layout,
-                                   .file_size = file_size,
-                                   .ring_size = ring_size};
+                                   .file_size = used + sizes.spare,
+                                   .ring_size = sizes.ring,
+                                   .spare_size = sizes.spare};
   }
   return segment;
 }
@@ -125,59 +164,75 @@ absl::StatusOr<std::shared_ptr<Segment>> Segment::Attach(UniqueFd fd,
         "another kind of object, or comes from another build",
         header.layout, layout));
   }
+  // Before any sum of these, which could overflow.
   const auto file_size = static_cast<uint64_t>(info.st_size);
-  if (header.file_size != file_size || header.ring_size >= file_size ||
-      header.ring_size != RoundUpToPages(header.ring_size) ||
-      file_size - header.ring_size <= kHeaderSize) {
+  const bool fits = header.file_size == file_size &&
+                    header.ring_size < file_size &&
+                    header.spare_size < file_size - header.ring_size;
+  if (!fits || header.ring_size != RoundUpToPages(header.ring_size) ||
+      header.spare_size != RoundUpToPages(header.spare_size) ||
+      file_size - header.ring_size - header.spare_size <= kHeaderSize) {
     return absl::DataLossError("the segment's header contradicts its size");
   }
-  return Map(std::move(fd), header.file_size, header.ring_size);
+  return Map(std::move(fd),
+             {.contents = file_size - header.ring_size - header.spare_size,
+              .ring = header.ring_size,
+              .spare = header.spare_size});
 }
 
 absl::StatusOr<std::shared_ptr<Segment>> Segment::Map(UniqueFd fd,
-                                                      size_t file_size,
-                                                      size_t ring_size) {
-  // Takes one range of addresses for everything, then puts the file into it:
-  // once as a whole, and the ring a second time behind itself.
-  const size_t span = file_size + ring_size;
-  void* const range =
-      mmap(nullptr, span, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (range == MAP_FAILED) {
-    return ErrnoStatus(errno, absl::StrCat("mmap(", span, " bytes)"));
-  }
-  auto* const base = static_cast<std::byte*>(range);
-  const auto map = [&](std::byte* at, size_t size, size_t offset) {
-    return mmap(at, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED,
-                fd.get(), static_cast<off_t>(offset)) != MAP_FAILED;
-  };
-  if (!map(base, file_size, 0) ||
-      (ring_size > 0 &&
-       !map(base + file_size, ring_size, file_size - ring_size))) {
-    const int error = errno;
-    munmap(range, span);
-    return ErrnoStatus(error, absl::StrCat("mmap(segment, ", span, " bytes)"));
-  }
-  auto* const segment = new Segment(std::move(fd), base, file_size, ring_size);
+                                                      const Sizes& sizes) {
+  absl::StatusOr<std::byte*> base =
+      MapRange(fd.get(), 0, sizes.contents + sizes.ring, sizes.ring);
+  if (!base.ok()) return base.status();
+  auto* const segment = new Segment(std::move(fd), *base, sizes);
   return std::shared_ptr<Segment>(segment, Deleter{segment});
 }
 
-Segment::Segment(UniqueFd fd, std::byte* base, size_t file_size,
-                 size_t ring_size)
+Segment::Segment(UniqueFd fd, std::byte* base, const Sizes& sizes)
     : fd_(std::move(fd)),
       base_(base),
-      file_size_(file_size),
-      ring_size_(ring_size) {}
+      contents_size_(sizes.contents),
+      ring_size_(sizes.ring),
+      spare_size_(sizes.spare) {}
 
-Segment::~Segment() { munmap(base_, file_size_ + ring_size_); }
+Segment::~Segment() { munmap(base_, contents_size_ + 2 * ring_size_); }
 
 std::byte* Segment::data() const { return base_ + kHeaderSize; }
 
-size_t Segment::size() const { return file_size_ - ring_size_ - kHeaderSize; }
+size_t Segment::size() const { return contents_size_ - kHeaderSize; }
 
 std::byte* Segment::ring() const {
-  return ring_size_ == 0 ? nullptr : base_ + file_size_ - ring_size_;
+  return ring_size_ == 0 ? nullptr : base_ + contents_size_;
 }
 
 size_t Segment::ring_size() const { return ring_size_; }
+
+absl::Status Segment::ReserveSpare(size_t offset, size_t size) {
+  MP_CHECK(offset <= spare_size_ && size <= spare_size_ - offset);
+  const int error =
+      Reserve(fd_.get(), contents_size_ + ring_size_ + offset, size);
+  if (error == 0) return absl::OkStatus();
+  return ErrnoStatus(error, absl::StrCat("posix_fallocate(", size, " bytes)"));
+}
+
+absl::Status Segment::DiscardSpare(size_t offset, size_t size) {
+  MP_CHECK(offset <= spare_size_ && size <= spare_size_ - offset);
+  const size_t begin = contents_size_ + ring_size_ + offset;
+  if (fallocate(fd_.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                static_cast<off_t>(begin), static_cast<off_t>(size)) == 0) {
+    return absl::OkStatus();
+  }
+  return ErrnoStatus(errno, "fallocate(FALLOC_FL_PUNCH_HOLE)");
+}
+
+absl::StatusOr<std::byte*> Segment::MapSpareRing(size_t offset, size_t size) {
+  MP_CHECK(offset <= spare_size_ && size <= spare_size_ - offset);
+  return MapRange(fd_.get(), contents_size_ + ring_size_ + offset, size, size);
+}
+
+void Segment::UnmapRing(std::byte* ring, size_t size) {
+  munmap(ring, 2 * size);
+}
 
 }  // namespace mp

@@ -21,6 +21,7 @@
 #include <memory>
 #include <string_view>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "mp/base/unique_fd.h"
 
@@ -38,6 +39,9 @@ struct SegmentOptions {
   // mapped twice in a row: what runs over the end of the ring shows up at its
   // beginning. A ring buffer in it needs no case for records that wrap.
   size_t ring_size = 0;
+  // That many bytes more, rounded up to whole pages, neither reserved nor
+  // mapped: room to grow into, which costs nothing before it is used.
+  size_t spare_size = 0;
 };
 
 class Segment {
@@ -78,6 +82,18 @@ class Segment {
   std::byte* ring() const;
   size_t ring_size() const;
 
+  // The spare bytes, by their offset among them; offsets and sizes are whole
+  // pages. Reserve() gives them memory, so that their use cannot fail; they are
+  // zero. Discard() takes memory and contents away. All processes share that.
+  // Errors: ResourceExhausted, naming the system call.
+  size_t spare_size() const { return spare_size_; }
+  absl::Status ReserveSpare(size_t offset, size_t size);
+  absl::Status DiscardSpare(size_t offset, size_t size);
+  // Maps a range of them twice in a row, like the ring, for this process. To be
+  // undone by UnmapRing() before the segment goes.
+  absl::StatusOr<std::byte*> MapSpareRing(size_t offset, size_t size);
+  static void UnmapRing(std::byte* ring, size_t size);
+
   int fd() const { return fd_.get(); }
 
  private:
@@ -88,15 +104,22 @@ class Segment {
     void operator()(Segment* last) const { delete last; }
   };
 
-  Segment(UniqueFd fd, std::byte* base, size_t file_size, size_t ring_size);
+  // Bytes in the file, whole pages.
+  struct Sizes {
+    size_t contents;  // with the header
+    size_t ring;
+    size_t spare;
+  };
+
+  Segment(UniqueFd fd, std::byte* base, const Sizes& sizes);
   static absl::StatusOr<std::shared_ptr<Segment>> Map(UniqueFd fd,
-                                                      size_t file_size,
-                                                      size_t ring_size);
+                                                      const Sizes& sizes);
 
   const UniqueFd fd_;
   std::byte* const base_;
-  const size_t file_size_;  // header, contents and ring
+  const size_t contents_size_;
   const size_t ring_size_;
+  const size_t spare_size_;
 };
 
 // A fingerprint of a layout for SegmentOptions: from its name, its version and

@@ -51,6 +51,7 @@ struct ForgedHeader {
   uint64_t layout;
   uint64_t file_size;
   uint64_t ring_size;
+  uint64_t spare_size;
 };
 
 std::shared_ptr<Segment> MustCreate(size_t size, size_t ring_size = 0) {
@@ -78,13 +79,15 @@ UniqueFd Forge(const ForgedHeader& header, size_t size, int seals = kSeals) {
 
 // A header that Attach accepts for a file of `size` bytes: taken from a real
 // segment, so that the tests below fail for the reason they name.
-ForgedHeader GoodHeader(size_t size, size_t ring_size = 0) {
+ForgedHeader GoodHeader(size_t size, size_t ring_size = 0,
+                        size_t spare_size = 0) {
   const std::shared_ptr<Segment> segment = MustCreate(1);
   ForgedHeader header;
   EXPECT_EQ(pread(segment->fd(), &header, sizeof(header), 0),
             static_cast<ssize_t>(sizeof(header)));
   header.file_size = size;
   header.ring_size = ring_size;
+  header.spare_size = spare_size;
   return header;
 }
 
@@ -187,6 +190,48 @@ TEST_F(SegmentTest, AttachMapsTheRingTwiceToo) {
   ASSERT_EQ(attached->ring_size(), kPage);
   attached->ring()[kPage + 5] = std::byte{9};
   EXPECT_EQ(segment->ring()[5], std::byte{9});
+}
+
+size_t BlocksOf(const Segment& segment) {
+  struct stat info;
+  EXPECT_EQ(fstat(segment.fd(), &info), 0);
+  return static_cast<size_t>(info.st_blocks) * 512;
+}
+
+TEST_F(SegmentTest, SpareBytesCostNothingUntilTheyAreReserved) {
+  ASSERT_OK_AND_ASSIGN(const std::shared_ptr<Segment> segment,
+                       Segment::Create({.name = "test",
+                                        .layout = kLayout,
+                                        .size = 1,
+                                        .ring_size = kPage,
+                                        .spare_size = size_t{1} << 40}));
+  EXPECT_EQ(segment->spare_size(), size_t{1} << 40);
+  EXPECT_EQ(segment->ring_size(), kPage);
+  EXPECT_EQ(BlocksOf(*segment), 2 * kPage);
+  EXPECT_EQ(CountMappings("memfd:mp:test"), 2);
+
+  const size_t offset = size_t{1} << 30;
+  ASSERT_OK(segment->ReserveSpare(offset, 4 * kPage));
+  EXPECT_EQ(BlocksOf(*segment), 6 * kPage);
+  ASSERT_OK_AND_ASSIGN(std::byte* const ring,
+                       segment->MapSpareRing(offset, 2 * kPage));
+  ring[0] = std::byte{1};
+  ring[2 * kPage + 1] = std::byte{2};
+  EXPECT_EQ(ring[2 * kPage], std::byte{1});
+  EXPECT_EQ(ring[1], std::byte{2});
+
+  // Somebody else sees the same.
+  ASSERT_OK_AND_ASSIGN(const std::shared_ptr<Segment> attached,
+                       Segment::Attach(Duplicate(segment->fd()), kLayout));
+  EXPECT_EQ(attached->spare_size(), size_t{1} << 40);
+  ASSERT_OK_AND_ASSIGN(std::byte* const same,
+                       attached->MapSpareRing(offset, 2 * kPage));
+  EXPECT_EQ(same[1], std::byte{2});
+  ASSERT_OK(attached->DiscardSpare(offset, 4 * kPage));
+  EXPECT_EQ(BlocksOf(*segment), 2 * kPage);
+  EXPECT_EQ(ring[0], std::byte{0});
+  Segment::UnmapRing(ring, 2 * kPage);
+  Segment::UnmapRing(same, 2 * kPage);
 }
 
 TEST_F(SegmentTest, NobodyCanResizeIt) {
@@ -399,6 +444,14 @@ TEST_F(SegmentTest, AttachRefusesSizesThatContradictTheFile) {
                         kLayout),
         StatusIs(absl::StatusCode::kDataLoss))
         << c.actual << " " << c.file_size << " " << c.ring_size;
+  }
+  for (const uint64_t spare :
+       {2 * kPage, kPage, kMax, kMax - 4095, uint64_t{1}}) {
+    EXPECT_THAT(
+        Segment::Attach(Forge(GoodHeader(2 * kPage, kPage, spare), 2 * kPage),
+                        kLayout),
+        StatusIs(absl::StatusCode::kDataLoss))
+        << spare;
   }
   // Consistent, but the ring cannot be mapped where the file's size puts it.
   EXPECT_FALSE(Segment::Attach(

@@ -46,7 +46,8 @@ class Mp {
   }
 
  private:
-  mp::Queue<Item> queue_;
+  // With a limit, as the others have.
+  mp::Queue<Item> queue_{mp::QueueOptions{.capacity_bytes = size_t{1} << 20}};
 };
 
 // The least that a queue can be: fixed slots, one producer, one consumer, no

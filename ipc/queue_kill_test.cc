@@ -5,6 +5,7 @@
 #include <cstdio>
 #include <optional>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -15,6 +16,8 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "mp/ipc/queue.h"
+#include "mp/ipc/ring.h"
+#include "mp/shm/handle.h"
 #include "mp/shm/park.h"
 #include "mp/testing/child.h"
 #include "mp/testing/kill_stepper.h"
@@ -23,6 +26,20 @@
 #include "mp/testing/status_matchers.h"
 
 namespace mp {
+namespace ipc_internal {
+
+struct RingTestPeer {
+  // As if a producer had died after it had put a record into another region.
+  template <class T>
+  static void ProducersAreBehind(const Queue<T>& queue) {
+    const Ring ring = std::get<0>(HandleAccess::Parts(queue));
+    Ring::Control& control = *ring.control_;
+    EXPECT_NE(control.producers.region.exchange(0), 0U);
+  }
+};
+
+}  // namespace ipc_internal
+
 namespace {
 
 using ::mp::testing::ChildProcess;
@@ -258,7 +275,6 @@ TEST_F(QueueKillGrowthTest, Get) {
            },
        .setup = [&] { std::string(second_).clear(); },
        .op = [&] { queue_->Get().IgnoreError(); },
-       .stride = 5,
        .check =
            [&](const KillPoint& point) {
              const bool gotten = queue_->qsize() == 1;
@@ -266,7 +282,8 @@ TEST_F(QueueKillGrowthTest, Get) {
              if (!gotten) ExpectGet(second_);
              ExpectGet(after_);
              ExpectWorks(*queue_, first_);
-           }});
+           },
+       .stride = 5});
 }
 
 // Leaves the queue empty, which goes back to where it began and gives a large
@@ -282,7 +299,6 @@ TEST_F(QueueKillGrowthTest, LastGet) {
            },
        .setup = [&] { std::string(after_).clear(); },
        .op = [&] { queue_->Get().IgnoreError(); },
-       .stride = 101,
        .check =
            [&](const KillPoint& point) {
              const bool gotten = queue_->Empty();
@@ -293,7 +309,33 @@ TEST_F(QueueKillGrowthTest, LastGet) {
              ASSERT_OK(queue_->Put(second_));
              ExpectGet(first_);
              ExpectGet(second_);
-           }});
+           },
+       .stride = 101});
+}
+
+// The same where a producer had died before it could say where it had gone.
+TEST_F(QueueKillGrowthTest, LastGetAfterADeadProducer) {
+  Run({.prepare =
+           [&] {
+  Prepare();
+  ASSERT_OK(queue_->Put(second_));
+  ipc_internal::RingTestPeer::ProducersAreBehind(*queue_);
+  ExpectGet(first_);
+           },
+       .setup = [&] {
+  std::string(second_).clear(); },
+       .op = [&] {
+  queue_->Get().IgnoreError(); },
+       .check =
+           [&](const KillPoint& point) {
+  const bool gotten = queue_->Empty();
+  outcomes_.Saw(gotten, point);
+  ASSERT_OK(queue_->Put(after_));
+  if (!gotten) ExpectGet(second_);
+  ExpectGet(after_);
+  ExpectWorks(*queue_, first_);
+           }},
+       .stride = 5});
 }
 
 // ---- Somebody sleeps on the other side.

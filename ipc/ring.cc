@@ -188,17 +188,27 @@ bool Ring::HasRoom(uint32_t blocks) const {
          RegionToGrowInto(region, tail, blocks) != kNoRegion;
 }
 
+void Ring::SetProducers(uint32_t region, Cursor used_from) {
+  // If this process dies between the two, the old region has a `next`, so
+  // nobody looks at the cursor.
+  control_->producers.seen_other = used_from.packed();
+  std::atomic_signal_fence(std::memory_order_seq_cst);
+  control_->producers.region.store(region, std::memory_order_relaxed);
+}
+
 RingResult Ring::FindPlaceSlow(Cursor tail, uint32_t blocks,
                                std::byte*& place) {
   Control& control = *control_;
   Control::Side& side = control.producers;
-  // A producer that died may have gone on in another region than it said.
+  // A producer that died may have gone on in another region than it said. That
+  // is put right before any region is linked anew, or it would not be found.
   uint32_t region = LastRegion(side.region.load(std::memory_order_relaxed));
   if (region == kNoRegion) return RingResult::kCorrupted;
   Cursor used_from = UsedFrom(region);
   if (tail.blocks - used_from.blocks > Capacity(region)) {
     return RingResult::kCorrupted;
   }
+  SetProducers(region, used_from);
   if (!Fits(tail, used_from, region, blocks)) {
     const uint32_t last = region;
     region = RegionToGrowInto(last, tail, blocks);
@@ -218,11 +228,7 @@ RingResult Ring::FindPlaceSlow(Cursor tail, uint32_t blocks,
   if (!Reserve(region, offset, blocks)) return RingResult::kNoMemory;
   std::byte* const memory = Map(region);
   if (memory == nullptr) return RingResult::kNoMemory;
-  // If this process dies between the two, the old region has a `next`, so
-  // nobody looks at the cursor.
-  side.seen_other = used_from.packed();
-  std::atomic_signal_fence(std::memory_order_seq_cst);
-  side.region.store(region, std::memory_order_relaxed);
+  SetProducers(region, used_from);
   place = memory + offset * kBlock;
   return RingResult::kDone;
 }
@@ -308,20 +314,18 @@ void Ring::Shrink() {
       LastRegion(control.producers.region.load(std::memory_order_relaxed));
   if (region == kNoRegion) return;  // Put and Get will say so
   if (tail == control.head.load(std::memory_order_relaxed) && region != 0) {
-    // First the consumers go where the producers are. Now the first region is
-    // free, and both go there as if it were the next larger one. Whoever takes
-    // over after a death at any of these stores finds a way over `next` that is
-    // as good.
+    // First both go to the last region. Then the first one is free, and they go
+    // there as if it were the next larger one. Whoever takes over after a death
+    // at any of these stores finds a way over `next` that is as good.
+    const Cursor end = Cursor::Unpack(tail);
+    SetProducers(region, end);
     control.consumers.region.store(region, std::memory_order_release);
-    const uint32_t end = Cursor::Unpack(tail).blocks;
     Region& first = control.regions[0];
-    first.start.store(end, std::memory_order_relaxed);
+    first.start.store(end.blocks, std::memory_order_relaxed);
     first.next.store(kNoRegion, std::memory_order_relaxed);
-    control.regions[region].end.store(end, std::memory_order_relaxed);
+    control.regions[region].end.store(end.blocks, std::memory_order_relaxed);
     control.regions[region].next.store(0, std::memory_order_release);
-    control.producers.seen_other = tail;
-    std::atomic_signal_fence(std::memory_order_seq_cst);
-    control.producers.region.store(0, std::memory_order_relaxed);
+    SetProducers(0, end);
     control.consumers.region.store(0, std::memory_order_release);
     region = 0;
   }

@@ -326,6 +326,8 @@ class Ring {
     return FindPlaceSlow(tail, blocks, place);
   }
   RingResult FindPlaceSlow(Cursor tail, uint32_t blocks, std::byte*& place);
+  // `region` is the last one, in use from there.
+  void SetProducers(uint32_t region, Cursor used_from);
   static bool HasMemory(const Region& region, uint64_t offset,
                         uint32_t blocks) {
     return offset + blocks <= region.reserved.load(std::memory_order_relaxed);

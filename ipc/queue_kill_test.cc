@@ -317,24 +317,22 @@ TEST_F(QueueKillGrowthTest, LastGet) {
 TEST_F(QueueKillGrowthTest, LastGetAfterADeadProducer) {
   Run({.prepare =
            [&] {
-  Prepare();
-  ASSERT_OK(queue_->Put(second_));
-  ipc_internal::RingTestPeer::ProducersAreBehind(*queue_);
-  ExpectGet(first_);
+             Prepare();
+             ASSERT_OK(queue_->Put(second_));
+             ipc_internal::RingTestPeer::ProducersAreBehind(*queue_);
+             ExpectGet(first_);
            },
-       .setup = [&] {
-  std::string(second_).clear(); },
-       .op = [&] {
-  queue_->Get().IgnoreError(); },
+       .setup = [&] { std::string(second_).clear(); },
+       .op = [&] { queue_->Get().IgnoreError(); },
        .check =
            [&](const KillPoint& point) {
-  const bool gotten = queue_->Empty();
-  outcomes_.Saw(gotten, point);
-  ASSERT_OK(queue_->Put(after_));
-  if (!gotten) ExpectGet(second_);
-  ExpectGet(after_);
-  ExpectWorks(*queue_, first_);
-           }},
+             const bool gotten = queue_->Empty();
+             outcomes_.Saw(gotten, point);
+             ASSERT_OK(queue_->Put(after_));
+             if (!gotten) ExpectGet(second_);
+             ExpectGet(after_);
+             ExpectWorks(*queue_, first_);
+           },
        .stride = 5});
 }
 

@@ -224,7 +224,7 @@ RingResult Ring::FindPlaceSlow(Cursor tail, uint32_t blocks,
     control.regions[last].next.store(region, std::memory_order_release);
     used_from.blocks = tail.blocks;
   }
-  const auto offset = static_cast<uint32_t>(Offset(region, tail));
+  const size_t offset = Offset(region, tail);
   if (!Reserve(region, offset, blocks)) return RingResult::kNoMemory;
   std::byte* const memory = Map(region);
   if (memory == nullptr) return RingResult::kNoMemory;
@@ -233,15 +233,15 @@ RingResult Ring::FindPlaceSlow(Cursor tail, uint32_t blocks,
   return RingResult::kDone;
 }
 
-bool Ring::Reserve(uint32_t region, uint32_t offset, uint32_t blocks) {
+bool Ring::Reserve(uint32_t region, size_t offset, uint32_t blocks) {
   Region& r = control_->regions[region];
   if (HasMemory(r, offset, blocks)) return true;
   r.holds_memory.store(1, std::memory_order_relaxed);
   const uint64_t capacity = Capacity(region);
   const uint64_t reserved = r.reserved.load(std::memory_order_relaxed);
   // A quarter more than there is, so that there are not too many pieces.
-  const uint64_t wanted = std::max(uint64_t{offset} + blocks,
-                                   reserved + reserved / 4 + kPieceBlocks);
+  const uint64_t wanted = std::max<uint64_t>(
+      offset + blocks, reserved + reserved / 4 + kPieceBlocks);
   const uint64_t now =
       std::min(capacity, (wanted + kPieceBlocks - 1) & ~(kPieceBlocks - 1));
   if (absl::Status status = mapping_->segment->ReserveSpare(

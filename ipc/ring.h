@@ -313,7 +313,7 @@ class Ring {
       const Region& r = control.regions[region];
       std::byte* const memory =
           mapping_->regions[region].load(std::memory_order_acquire);
-      const uint32_t offset = Offset(region, tail);
+      const size_t offset = Offset(region, tail);
       if (ABSL_PREDICT_TRUE(
               r.next.load(std::memory_order_relaxed) == kNoRegion &&
               Fits(tail, Cursor::Unpack(control.producers.seen_other), region,
@@ -328,12 +328,11 @@ class Ring {
   RingResult FindPlaceSlow(Cursor tail, uint32_t blocks, std::byte*& place);
   // `region` is the last one, in use from there.
   void SetProducers(uint32_t region, Cursor used_from);
-  static bool HasMemory(const Region& region, uint64_t offset,
-                        uint32_t blocks) {
+  static bool HasMemory(const Region& region, size_t offset, uint32_t blocks) {
     return offset + blocks <= region.reserved.load(std::memory_order_relaxed);
   }
   // Gives memory to a place in a region. False with LastMemoryError().
-  bool Reserve(uint32_t region, uint32_t offset, uint32_t blocks);
+  bool Reserve(uint32_t region, size_t offset, uint32_t blocks);
   // Where the region begins among the segment's spare bytes.
   size_t SpareOffset(uint32_t region) const;
   // Where a region is in this process; null with LastMemoryError().
@@ -366,8 +365,9 @@ class Ring {
   }
   // Gives memory back that is not needed, and leads both sides to the first
   // region if the ring is empty. Under the consumers' lock. Does nothing if a
-  // producer is at work: there is another chance.
-  void Shrink();
+  // producer is at work: there is another chance. A std::lock_guard has the
+  // producers' lock, which Clang's analysis does not follow.
+  void Shrink() ABSL_NO_THREAD_SAFETY_ANALYSIS;
 
   // In blocks from the beginning of the region. The masks keep every access
   // inside it, whatever the shared memory says.

@@ -5,6 +5,8 @@
 #define MP_MP_H_
 
 #include "mp/ipc/codec.h"
+#include "mp/ipc/connection.h"
+#include "mp/ipc/pipe.h"
 #include "mp/ipc/queue.h"
 #include "mp/pool/async_result.h"
 #include "mp/pool/pool.h"

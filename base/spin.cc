@@ -16,18 +16,23 @@ int CountProcessors() {
   return std::max(1, CPU_COUNT(&set));
 }
 
+// Not a static that is initialised once: a child forked while another thread
+// did that would wait for the thread, which it does not have.
+std::atomic<int> known{0};
+
 }  // namespace
 
 int AvailableProcessors() {
-  // Not a static that is initialised once: a child forked while another thread
-  // did that would wait for the thread, which it does not have.
-  static std::atomic<int> known{0};
   int count = known.load(std::memory_order_relaxed);
   if (count == 0) {
     count = CountProcessors();
     known.store(count, std::memory_order_relaxed);
   }
   return count;
+}
+
+void SetAvailableProcessorsForTest(int count) {
+  known.store(count, std::memory_order_relaxed);
 }
 
 }  // namespace mp

@@ -19,6 +19,10 @@ inline void CpuRelax() {
 // once a process; a forked child keeps the count.
 int AvailableProcessors();
 
+// For a benchmark or test, in this process and those it forks from now on: 1
+// forbids spinning, 0 counts anew.
+void SetAvailableProcessorsForTest(int count);
+
 }  // namespace mp
 
 #endif  // MP_BASE_SPIN_H_

@@ -32,6 +32,14 @@ TEST(SpinTest, CountIsTakenOnceAndInherited) {
   EXPECT_EQ(status, 0);
 }
 
+TEST(SpinTest, CountCanBeSetAndTakenAnew) {
+  const int count = AvailableProcessors();
+  SetAvailableProcessorsForTest(count + 1);
+  EXPECT_EQ(AvailableProcessors(), count + 1);
+  SetAvailableProcessorsForTest(0);
+  EXPECT_EQ(AvailableProcessors(), count);
+}
+
 TEST(SpinTest, CpuRelaxReturns) {
   for (int i = 0; i < 1000; ++i) CpuRelax();
 }

@@ -22,6 +22,9 @@ void EventProgram();
 // A writer and a reader that never wait. See queue_program.cc.
 void QueueProgram();
 
+// Numbers through a pipe, until the end of the file. See pipe_program.cc.
+void PipeProgram();
+
 // Four tasks for three workers, at once and one by one. See pool_program.cc.
 void PoolProgram();
 

@@ -126,6 +126,13 @@ TEST_F(ProgramsTest, FullAndEmptyQueuesAreHandled) {
                   "reader: the queue is empty", "over"));
 }
 
+TEST_F(ProgramsTest, NumbersGoThroughPipes) {
+  EXPECT_THAT(OutputOf("pipe"),
+              ElementsAre("both ways:", "received 0", "received 1",
+                          "received 2", "end of file", "one way:", "received 0",
+                          "received 1", "received 2", "end of file"));
+}
+
 TEST_F(ProgramsTest, PoolRunsThreeTasksAtOnceOrOneByOne) {
   const Lines lines = OutputOf("pool");
   ExpectThreeAtOnce(Between(lines, "with ApplyAsync:", "all done"));

@@ -14,6 +14,7 @@
 #include "gtest/gtest.h"
 #include "mp/base/check.h"
 #include "mp/base/unique_fd.h"
+#include "mp/ipc/attachments_test_util.h"
 #include "mp/ipc/codec.h"
 #include "mp/shm/segment.h"
 #include "mp/shm/slab.h"
@@ -28,43 +29,10 @@ using ::testing::HasSubstr;
 
 class AttachmentsTest : public testing::ProcessTest {};
 
-// As it travels, between two processes or, here, within one.
-struct Message {
-  std::vector<std::byte> bytes;
-  OutgoingDescriptors descriptors;
-
-  IncomingDescriptors Arrive() const {
-    std::vector<UniqueFd> fds;
-    for (const int fd : descriptors.fds()) {
-      fds.emplace_back(fcntl(fd, F_DUPFD_CLOEXEC, 0));
-    }
-    return IncomingDescriptors(std::move(fds));
-  }
-};
-
-template <class T>
-absl::StatusOr<Message> Pack(const T& value) {
-  Message message;
-  message.bytes.resize(EncodedSize(value));
-  Writer writer(message.bytes, &message.descriptors);
-  writer.Write(value);
-  if (absl::Status status = writer.Finish(); !status.ok()) return status;
-  return message;
-}
-
-template <class T>
-absl::StatusOr<T> Unpack(const Message& message) {
-  IncomingDescriptors descriptors = message.Arrive();
-  Reader reader(message.bytes, &descriptors);
-  T value = reader.Read<T>();
-  if (absl::Status status = reader.Finish(); !status.ok()) return status;
-  return value;
-}
-
 TEST_F(AttachmentsTest, SharedObjectsArriveAsTheSameMemory) {
   const auto one = ValueOrDie(MakeShared<int>(1));
   const auto two = ValueOrDie(MakeShared<int>(2));
-  const Message message = ValueOrDie(Pack(std::pair(one, two)));
+  const PackedMessage message = ValueOrDie(Pack(std::pair(one, two)));
   EXPECT_EQ(message.descriptors.fds().size(), 1u) << "they share a slab";
   const auto [a, b] = ValueOrDie(
       Unpack<std::pair<std::shared_ptr<int>, std::shared_ptr<int>>>(message));
@@ -88,7 +56,7 @@ TEST_F(AttachmentsTest, NotEveryWayCarriesDescriptors) {
   std::vector<std::byte> bytes(EncodedSize(object));
   EXPECT_THAT(Encode(object, bytes),
               StatusIs(absl::StatusCode::kUnimplemented));
-  const Message message = ValueOrDie(Pack(object));
+  const PackedMessage message = ValueOrDie(Pack(object));
   EXPECT_THAT(Decode<std::shared_ptr<int>>(message.bytes),
               StatusIs(absl::StatusCode::kDataLoss));
 }
@@ -98,7 +66,7 @@ TEST_F(AttachmentsTest, Descriptors) {
   ASSERT_EQ(pipe2(ends, O_CLOEXEC), 0);
   const UniqueFd read_end(ends[0]);
   UniqueFd write_end(ends[1]);
-  const Message message = ValueOrDie(Pack(write_end));
+  const PackedMessage message = ValueOrDie(Pack(write_end));
   UniqueFd copy = ValueOrDie(Unpack<UniqueFd>(message));
   write_end.reset();
   ASSERT_EQ(write(copy.get(), "x", 1), 1);
@@ -109,14 +77,14 @@ TEST_F(AttachmentsTest, Descriptors) {
 
 TEST_F(AttachmentsTest, BadIndicesAreDataLoss) {
   const auto object = ValueOrDie(MakeShared<int>(1));
-  Message message = ValueOrDie(Pack(object));
+  PackedMessage message = ValueOrDie(Pack(object));
   // Another descriptor than came, and a place outside of the slab.
-  Message other_index = message;
+  PackedMessage other_index = message;
   other_index.bytes[0] = std::byte{1};
   EXPECT_THAT(Unpack<std::shared_ptr<int>>(other_index),
               StatusIs(absl::StatusCode::kDataLoss));
   for (const std::byte bad : {std::byte{1}, std::byte{255}}) {
-    Message other_place = message;
+    PackedMessage other_place = message;
     other_place.bytes[Writer::kDescriptorSize + (bad == std::byte{1} ? 0 : 7)] =
         bad;
     EXPECT_THAT(Unpack<std::shared_ptr<int>>(other_place),
@@ -125,7 +93,7 @@ TEST_F(AttachmentsTest, BadIndicesAreDataLoss) {
 }
 
 TEST_F(AttachmentsTest, AForeignDescriptorIsNoSegment) {
-  Message message = ValueOrDie(Pack(ValueOrDie(MakeShared<int>(1))));
+  PackedMessage message = ValueOrDie(Pack(ValueOrDie(MakeShared<int>(1))));
   const UniqueFd null(open("/dev/null", O_RDWR | O_CLOEXEC));
   std::vector<UniqueFd> fds;
   fds.emplace_back(fcntl(null.get(), F_DUPFD_CLOEXEC, 0));

@@ -83,7 +83,8 @@ bool Writer::CanSendDescriptors() {
 void Writer::WriteDescriptor(int fd) {
   if (!CanSendDescriptors()) return;
   if (fd < 0) {
-    Fail(absl::InvalidArgumentError("mp: an empty UniqueFd cannot be sent"));
+    Fail(absl::InvalidArgumentError(
+        "mp: an empty UniqueFd or a closed connection cannot be sent"));
     return;
   }
   Write(descriptors_->Add(fd));

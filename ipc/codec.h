@@ -18,7 +18,8 @@
 // - handles of shared objects (mp::Lock, mp::Queue...), std::shared_ptr to what
 //   MakeShared() made, and UniqueFd: not copies but the same thing. They need
 //   a descriptor to travel beside the bytes, which arguments of a Process can;
-//   it is an error to put one into a Queue or to give one to a Pool's task;
+//   it is an error to put one into a Queue, to send one through a Connection
+//   or to give one to a Pool's task;
 // - your own types, by one function or by specialising mp::Codec, see below.
 // What cannot be sent does not compile: pointers, references, views and
 // iterators mean nothing in another process. The fields of a struct as above
@@ -579,6 +580,17 @@ struct Codec<SegmentPart<kLayout>> {
   }
   static SegmentPart<kLayout> Read(Reader& reader) {
     return {reader.ReadSegment(kLayout)};
+  }
+};
+
+template <>
+struct Codec<DescriptorPart> {
+  static size_t Size(const DescriptorPart&) { return Writer::kDescriptorSize; }
+  static void Write(const DescriptorPart& value, Writer& writer) {
+    writer.WriteDescriptor(value.fd != nullptr ? value.fd->get() : -1);
+  }
+  static DescriptorPart Read(Reader& reader) {
+    return {std::make_shared<const UniqueFd>(reader.ReadDescriptor())};
   }
 };
 

@@ -42,12 +42,8 @@ absl::Status PutError(RingResult result, size_t size, const Ring& ring,
           "an item of ", size, " encoded bytes: the queue's memory takes ",
           ring.max_record_size(),
           " at most; raise QueueOptions::capacity_bytes"));
-    case RingResult::kNoMemory:
-      return Ring::LastMemoryError();
-    case RingResult::kCorrupted:
-      return absl::DataLossError("the queue's shared memory is corrupted");
     default:
-      return absl::InternalError("Put");
+      return Ring::ErrorOf(result, "queue");
   }
 }
 
@@ -58,12 +54,8 @@ absl::Status GetError(RingResult result, bool nowait) {
       return absl::DeadlineExceededError("the queue stayed empty");
     case RingResult::kClosed:
       return absl::OutOfRangeError("the queue is closed and empty");
-    case RingResult::kNoMemory:
-      return Ring::LastMemoryError();
-    case RingResult::kCorrupted:
-      return absl::DataLossError("the queue's shared memory is corrupted");
     default:
-      return absl::InternalError("Get");
+      return Ring::ErrorOf(result, "queue");
   }
 }
 

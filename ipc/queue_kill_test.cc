@@ -2,7 +2,6 @@
 
 #include <atomic>
 #include <cstdint>
-#include <cstdio>
 #include <optional>
 #include <string>
 #include <tuple>
@@ -15,13 +14,13 @@
 #include "absl/time/time.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "mp/ipc/kill_test_util.h"
 #include "mp/ipc/queue.h"
 #include "mp/ipc/ring.h"
 #include "mp/shm/handle.h"
 #include "mp/shm/park.h"
 #include "mp/testing/child.h"
 #include "mp/testing/kill_stepper.h"
-#include "mp/testing/process_test.h"
 #include "mp/testing/shared_page.h"
 #include "mp/testing/status_matchers.h"
 
@@ -44,59 +43,13 @@ namespace {
 
 using ::mp::testing::ChildProcess;
 using ::mp::testing::IsOkAndHolds;
-using ::mp::testing::KillAtEveryInstruction;
 using ::mp::testing::KillPoint;
-using ::mp::testing::KillReport;
-using ::mp::testing::KillSteps;
 using ::mp::testing::SharedPage;
 using ::mp::testing::StatusIs;
 using ::testing::AnyOf;
 
-// Nothing may take that long, on whatever machine: an operation that does has
-// been stranded by the dead process.
-constexpr absl::Duration kStranded = absl::Seconds(20);
-
-// An instrumented operation has many times the instructions.
-#if defined(__SANITIZE_ADDRESS__)
-constexpr int64_t kStride = 11;
-#else
-constexpr int64_t kStride = 1;
-#endif
-
-class QueueKillTest : public testing::ProcessTest {
+class QueueKillTest : public MessageKillTest {
  protected:
-  void Run(KillSteps steps) {
-    steps.stride *= kStride;
-    const KillReport report = KillAtEveryInstruction(steps);
-    printf("%d instructions, %d deaths, %d sleeps, %d diverged\n",
-           static_cast<int>(report.instructions),
-           static_cast<int>(report.deaths), static_cast<int>(report.sleeps),
-           static_cast<int>(report.diverged));
-    EXPECT_TRUE(report.completed);
-    EXPECT_EQ(report.sleeps, steps.unblock ? 1 : 0);
-  }
-
-  // How the operation ended, for each death.
-  class Outcomes {
-   public:
-    void Saw(bool done, const KillPoint& point) {
-      if (point.completed()) {
-        EXPECT_TRUE(done);
-      } else {
-        ++(done ? done_ : not_done_);
-      }
-    }
-    ~Outcomes() {
-      // Otherwise the deaths have not been where they should.
-      EXPECT_GT(not_done_, 0);
-      EXPECT_GT(done_, 0);
-    }
-
-   private:
-    int not_done_ = 0;
-    int done_ = 0;
-  };
-
   // The queue is whole: takes and gives, for whoever comes.
   template <class T>
   static void ExpectWorks(Queue<T>& queue, const T& item) {
@@ -338,26 +291,6 @@ TEST_F(QueueKillGrowthTest, LastGetAfterADeadProducer) {
 
 // ---- Somebody sleeps on the other side.
 
-// What a survivor on the other side gets, for as long as it lives.
-struct Log {
-  static constexpr int kMax = 1 << 16;
-  std::atomic<int> count{0};
-  int items[kMax] = {};
-
-  void Add(int item) {
-    items[count] = item;
-    ++count;
-  }
-  // Waits until there are so many.
-  void Await(int wanted) {
-    const absl::Time stranded = absl::Now() + kStranded;
-    while (count < wanted) {
-      ASSERT_LT(absl::Now(), stranded) << "the sleeper has been stranded";
-      absl::SleepFor(absl::Microseconds(50));
-    }
-  }
-};
-
 // One consumer survives all deaths: after each it gets the item, if there is
 // one, and the next.
 TEST_F(QueueKillTest, PutWithSleepingConsumer) {
@@ -574,7 +507,9 @@ TEST_F(QueueKillTest, PutThatWaits) {
                EXPECT_THAT(queue->Get(kStranded), IsOkAndHolds(2));
              }
              ExpectWorks(*queue, 3);
-           }});
+           },
+       // A long spin has tens of thousands.
+       .stride = 5});
 }
 
 }  // namespace

@@ -11,6 +11,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "mp/base/check.h"
+#include "mp/base/errno_status.h"
 #include "mp/shm/liveness.h"
 
 namespace mp::ipc_internal {
@@ -78,7 +79,15 @@ absl::StatusOr<Ring> Ring::Create(const RingOptions& options) {
   auto* const control = new ((*segment)->data()) Control;
   control->max_records =
       options.max_records != 0 ? options.max_records : kNoLimit;
-  control->growth = options.growth;
+  if (options.growth != RingGrowth::kNone) {
+    const size_t common = options.growth == RingGrowth::kUnlimited
+                              ? kMaxCapacity
+                              : std::max(options.large_bytes, capacity);
+    while (control->common_regions < kMaxRegions &&
+           capacity << (2 * control->common_regions) <= common) {
+      ++control->common_regions;
+    }
+  }
   control->regions[0].reserved.store(kAll, std::memory_order_relaxed);
   return Ring({*std::move(segment)});
 }
@@ -108,6 +117,7 @@ Ring::Ring(SegmentPart<kLayout> part) {
   total_blocks_ = static_cast<uint32_t>(total / kBlock);
   control_ = std::shared_ptr<Control>(
       mapping, reinterpret_cast<Control*>(segment.data()));
+  common_regions_ = std::clamp(control_->common_regions, 1u, regions_);
 }
 
 Ring::Mapping::~Mapping() {
@@ -120,6 +130,19 @@ Ring::Mapping::~Mapping() {
 }
 
 const absl::Status& Ring::LastMemoryError() { return last_memory_error; }
+
+absl::Status Ring::ErrorOf(RingResult result, std::string_view what) {
+  switch (result) {
+    case RingResult::kNoMemory:
+      return LastMemoryError();
+    case RingResult::kCorrupted:
+      return absl::DataLossError(
+          absl::StrCat("the ", ToAbsl(what), "'s shared memory is corrupted"));
+    default:
+      return absl::InternalError(absl::StrCat("the ", ToAbsl(what), ": result ",
+                                              static_cast<int>(result)));
+  }
+}
 
 // ---- Memory
 
@@ -163,16 +186,13 @@ uint32_t Ring::RegionToGrowInto(uint32_t region, Cursor tail,
   const Control& control = *control_;
   const Cursor head =
       Cursor::Unpack(control.head.load(std::memory_order_relaxed));
-  if (control.growth == RingGrowth::kNone ||
-      tail.records - head.records >= control.max_records) {
-    return kNoRegion;
-  }
-  if (control.growth == RingGrowth::kForLargeRecords &&
-      (blocks <= Capacity(0) || tail.packed() != head.packed())) {
-    return kNoRegion;
-  }
+  if (tail.records - head.records >= control.max_records) return kNoRegion;
+  const bool large = blocks > Capacity(common_regions_ - 1);
+  const uint32_t end = !large                           ? common_regions_
+                       : tail.packed() == head.packed() ? regions_
+                                                        : 0;
   const uint32_t in_use = RegionsInUse();
-  for (uint32_t i = region + 1; i < regions_; ++i) {
+  for (uint32_t i = region + 1; i < std::min(end, regions_); ++i) {
     if ((in_use & 1u << i) == 0 && blocks <= Capacity(i)) return i;
   }
   return kNoRegion;
@@ -200,6 +220,10 @@ RingResult Ring::FindPlaceSlow(Cursor tail, uint32_t blocks,
                                std::byte*& place) {
   Control& control = *control_;
   Control::Side& side = control.producers;
+  // Or HasRoom() might always see room where this does not.
+  if (tail.packed() != control.tail.load(std::memory_order_relaxed)) {
+    return RingResult::kCorrupted;
+  }
   // A producer that died may have gone on in another region than it said. That
   // is put right before any region is linked anew, or it would not be found.
   uint32_t region = LastRegion(side.region.load(std::memory_order_relaxed));
@@ -361,10 +385,11 @@ size_t Ring::reserved_bytes() const {
 
 // ---- The rest
 
-void Ring::Close() {
+void Ring::Close() ABSL_NO_THREAD_SAFETY_ANALYSIS {
   Control& control = *control_;
   {
-    const std::lock_guard hold(control.producers.lock);
+    AcquireProducers(Deadline::Infinite());
+    const std::lock_guard hold(control.producers.lock, std::adopt_lock);
     // Release: who sees the ring closed sees what was put before.
     control.closed.store(1, std::memory_order_release);
   }

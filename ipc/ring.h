@@ -63,8 +63,8 @@ constexpr size_t RecordSize(size_t size) {
 
 enum class RingGrowth {
   kNone,  // no more memory than from the beginning
-  // A record larger than that waits until the ring is empty, and then has
-  // memory of its own.
+  // A large record waits until the ring is empty, and then has memory of its
+  // own. Others do as with kUnlimited, within the size of a large record.
   kForLargeRecords,
   kUnlimited,  // more memory whenever a record has no room
 };
@@ -75,6 +75,9 @@ struct RingOptions {
   // power of two of at least a page.
   size_t capacity_bytes = size_t{1} << 20;
   RingGrowth growth = RingGrowth::kNone;
+  // With kForLargeRecords: what is larger than that, or than the memory from
+  // the beginning, is large.
+  size_t large_bytes = 0;
   // Most records at a time; 0 for no limit but the bytes.
   uint32_t max_records = 0;
 };
@@ -92,27 +95,44 @@ enum class RingResult {
 
 // A handle; copies mean the same ring. Safe to use from many threads.
 class Ring {
+  using Gate = BasicGate<KernelPlatform>;
+
  public:
+  // A watch for Put and Get: ends the wait when one process is dead.
+  using WatchOne = Gate::WatchOne;
+
   static absl::StatusOr<Ring> Create(const RingOptions& options);
 
   // Appends a record of `size` bytes, which `fill(std::byte* to, uint32_t
   // number)` writes. `number` counts the records of this ring, modulo 2^32. It
   // runs under the producers' lock: it must neither block nor touch the ring.
   // If it returns false or throws, nothing was put. Waits for room until the
-  // deadline, or until the process `watched` is dead. Deadline::Now() does not
-  // wait for room, only for another put that is under way at the moment.
-  template <class Fill>
+  // deadline, or as `watch` says (see BasicGate::Wait). Deadline::Now() does
+  // not wait for room, only for another put that is under way at the moment.
+  template <class Fill, class Watch = WatchOne>
   RingResult Put(size_t size, Fill fill, Deadline deadline,
-                 Token watched = kNoToken);
+                 Watch watch = {kNoToken});
 
   // Calls `use(std::span<const std::byte> record, uint32_t number)` with the
   // oldest record and removes it; `number` is the one it was put with. `use`
   // runs under the consumers' lock, before the record is gone: if it throws, or
   // returns false (it may return nothing), or its process dies in it, the
-  // record stays. Waits for a record until the deadline, or until the process
-  // `watched` is dead. Deadline::Now() as above.
-  template <class Use>
-  RingResult Get(Use use, Deadline deadline, Token watched = kNoToken);
+  // record stays. Waits for a record until the deadline, or as `watch` says.
+  // Deadline::Now() as above.
+  template <class Use, class Watch = WatchOne>
+  RingResult Get(Use use, Deadline deadline, Watch watch = {kNoToken});
+
+  // Waits for a record as Get() does, but takes nothing. False after the
+  // deadline, or as `watch` says. When it returns true, another consumer may
+  // have been quicker.
+  template <class Watch>
+  bool AwaitRecord(Deadline deadline, Watch watch) {
+    const bool result = control_->not_empty.Wait(
+        control_->consumers.spin, [this] { return HasRecord(); }, deadline,
+        watch);
+    if (HasRecord()) control_->not_empty.Notify();  // for who does take it
+    return result;
+  }
 
   // Sleeps, without taking anything, until there is a record, or the ring is
   // closed, or `also()`. False if the deadline passed first. Who makes `also()`
@@ -139,6 +159,71 @@ class Ring {
     return result;
   }
 
+  // For a consumer before Get(), which takes the lock before it spins: spins
+  // until there is a record, for as long as that has helped lately.
+  void SpinForRecord() {
+    const auto has_record = [this] { return HasRecord(); };
+    if (has_record() || SpinUntil(control_->consumers.spin, has_record)) {
+      PrefetchRecord();
+    }
+  }
+
+  // ---- For consumers that poll() a descriptor.
+  // Outside there is one, the signal, that producers make readable, which is to
+  // raise it. If there is a record, the signal is raised, at any instruction
+  // and whoever dies. It stays so until a consumer that polls lowers it; for
+  // others it costs the first producer of all one system call.
+
+  // For `fill`: whether it must make the descriptor readable now, before it
+  // returns true. If it has, it calls SignalRaised().
+  bool MustRaiseSignal() const {
+    return control_->signal.load(std::memory_order_relaxed) != kRaised;
+  }
+  void SignalRaised() {
+    control_->signal.fetch_or(kRaised, std::memory_order_relaxed);
+  }
+  // From now on `fill` is asked to raise the signal for each record, for
+  // consumers that wait for edges.
+  void RaiseSignalForEachRecord() {
+    control_->signal.fetch_or(kForEachRecord, std::memory_order_relaxed);
+  }
+  bool RaisesSignalForEachRecord() const {
+    return (control_->signal.load(std::memory_order_relaxed) &
+            kForEachRecord) != 0;
+  }
+  // If there is no record, calls `lower()`, which makes the descriptor
+  // unreadable, while no producer is at work.
+  template <class Lower>
+  void LowerSignal(Lower lower);
+
+  // ---- For producers and consumers that care whether the others still live.
+
+  // How often Leave() was called, modulo 2^32.
+  uint32_t departures() const {
+    return control_->departures.load(std::memory_order_acquire);
+  }
+  // That the process is here, or was, when there had been so many departures.
+  // It costs little to say the same again.
+  void SetProducer(Token self, uint32_t departures) {
+    StoreIfNew(control_->producer, Presence(self, departures));
+  }
+  void SetConsumer(Token self, uint32_t departures) {
+    StoreIfNew(control_->consumer, Presence(self, departures));
+  }
+  // Who was last said to be here; kNoToken if somebody has left since.
+  Token producer() const { return PresentIn(control_->producer); }
+  Token consumer() const { return PresentIn(control_->consumer); }
+  // Has all who wait call their `watch`.
+  void Leave() {
+    control_->departures.fetch_add(1, std::memory_order_release);
+    FenceBeforeNotify();
+    control_->not_empty.NotifyAll();
+    control_->not_full.NotifyAll();
+  }
+
+  // False for what is left of a handle that did not arrive.
+  bool valid() const { return control_ != nullptr; }
+
   // No more puts: they fail, also those that wait. Gets go on until no record
   // is left. Waits for a put that is under way.
   void Close();
@@ -162,8 +247,13 @@ class Ring {
   size_t reserved_bytes() const;
   // Why the last Put or Get of this thread said kNoMemory.
   static const absl::Status& LastMemoryError();
+  // For those results of Put and Get that mean the same to every caller; `what`
+  // is the ring for its user. Internal for the others.
+  static absl::Status ErrorOf(RingResult result, std::string_view what);
   // As created; 0 for no limit.
   uint32_t max_records() const;
+  // That of its memory: open for as long as the ring is used in this process.
+  int fd() const { return mapping_->segment->fd(); }
 
   friend bool operator==(const Ring& a, const Ring& b) {
     return a.control_ == b.control_;
@@ -186,9 +276,8 @@ class Ring {
   };
 
   using Spin = AdaptiveSpin<KernelPlatform, kSpinForPartner>;
-  using Gate = BasicGate<KernelPlatform>;
 
-  static constexpr uint32_t kMaxRegions = 9;
+  static constexpr uint32_t kMaxRegions = 11;
   static constexpr uint32_t kNoRegion = kMaxRegions;
 
   // Written under the producers' lock. A region is free unless it is on the way
@@ -205,16 +294,25 @@ class Ring {
   };
   static constexpr uint32_t kAll = std::numeric_limits<uint32_t>::max();
 
+  // Bits of `signal`.
+  static constexpr uint32_t kRaised = 1;
+  static constexpr uint32_t kForEachRecord = 2;
+
   // One cache line for each that is written by another party or at another
   // time.
   struct Control {
     alignas(64) uint32_t max_records = 0;
-    RingGrowth growth = RingGrowth::kNone;
+    uint32_t common_regions = 1;
     std::atomic<uint32_t> closed{0};
     // Not 0 if another region than the first is in use or holds more memory
     // than an empty ring should. Set under the producers' lock, cleared under
     // both.
     std::atomic<uint32_t> grown{0};
+    // kRaised is changed under the producers' lock.
+    std::atomic<uint32_t> signal{0};
+    std::atomic<uint64_t> producer{kNoToken};
+    std::atomic<uint64_t> consumer{kNoToken};
+    std::atomic<uint32_t> departures{0};
     Region regions[kMaxRegions];
     struct alignas(64) Side {
       InPlaceLock lock;
@@ -223,6 +321,9 @@ class Ring {
       // The producers' `blocks` are where the memory of their region is used
       // from, which may be its start.
       uint64_t seen_other = 0;
+      // The producers' tail again. Consumers that spin take the line of the
+      // real one away, so a producer only writes to that.
+      uint64_t tail = 0;
       Spin spin;  // while waiting for the other side
       // Where its next record is, or was before it followed `next`. Stored
       // under lock.
@@ -236,6 +337,20 @@ class Ring {
     Gate not_full;
   };
 
+  // A token and the number of departures.
+  static uint64_t Presence(Token token, uint32_t departures) {
+    return uint64_t{departures} << 32 | token;
+  }
+  static void StoreIfNew(std::atomic<uint64_t>& presence, uint64_t value) {
+    if (ABSL_PREDICT_FALSE(presence.load(std::memory_order_relaxed) != value)) {
+      presence.store(value, std::memory_order_relaxed);
+    }
+  }
+  Token PresentIn(const std::atomic<uint64_t>& presence) const {
+    const uint64_t value = presence.load(std::memory_order_relaxed);
+    return value >> 32 == departures() ? static_cast<Token>(value) : kNoToken;
+  }
+
   static uint32_t BlocksFor(size_t size) {
     return static_cast<uint32_t>(RecordSize(size) / kBlock);
   }
@@ -243,19 +358,32 @@ class Ring {
   // A lock is held for as long as it takes to copy a record, which is not what
   // "full" or "empty" means. But a process can be stopped while it holds one.
   static constexpr int64_t kLockPatienceNanos = 100'000'000;
-  // The callers hand the lock to a std::unique_lock, which Clang's analysis
-  // does not follow.
-  static bool AcquireLock(InPlaceLock& lock,
-                          Deadline deadline) ABSL_NO_THREAD_SAFETY_ANALYSIS {
-    if (ABSL_PREDICT_TRUE(lock.TryAcquire())) return true;
+  static AcquireResult AcquirePatiently(InPlaceLock& lock, Deadline deadline) {
     return lock.AcquireUntil(
         deadline == Deadline::Now()
             ? Deadline::Infinite().Sooner(kLockPatienceNanos)
             : deadline);
   }
+  // The callers hand the lock to a std::unique_lock, which Clang's analysis
+  // does not follow.
+  bool AcquireConsumers(Deadline deadline) ABSL_NO_THREAD_SAFETY_ANALYSIS {
+    InPlaceLock& lock = control_->consumers.lock;
+    return ABSL_PREDICT_TRUE(lock.TryAcquire()) ||
+           AcquirePatiently(lock, deadline);
+  }
+  // Besides TryAcquire(), the only way to the producers' lock.
+  bool AcquireProducers(Deadline deadline) ABSL_NO_THREAD_SAFETY_ANALYSIS {
+    InPlaceLock& lock = control_->producers.lock;
+    if (ABSL_PREDICT_TRUE(lock.TryAcquire())) return true;
+    const AcquireResult acquired = AcquirePatiently(lock, deadline);
+    if (acquired == kOwnerDied) {
+      control_->producers.tail = control_->tail.load(std::memory_order_relaxed);
+    }
+    return acquired != kTimedOut;
+  }
 
   static constexpr uint64_t kLayout =
-      LayoutFingerprint("ring", 2, sizeof(Control));
+      LayoutFingerprint("ring", 3, sizeof(Control));
 
   // What a process has of the ring. Regions are mapped when they are first used
   // there.
@@ -283,9 +411,8 @@ class Ring {
             uint32_t blocks) const {
     const uint64_t used = tail.blocks - used_from.blocks;
     uint32_t limit = Capacity(region);
-    if (ABSL_PREDICT_FALSE(region != 0 && used != 0) &&
-        control_->growth == RingGrowth::kForLargeRecords) {
-      limit = Capacity(0);  // the rest is not for others
+    if (ABSL_PREDICT_FALSE(region >= common_regions_ && used != 0)) {
+      limit = Capacity(common_regions_ - 1);  // the rest is for one
     }
     return used + blocks <= limit &&
            tail.records - used_from.records < control_->max_records;
@@ -369,6 +496,23 @@ class Ring {
   // producers' lock, which Clang's analysis does not follow.
   void Shrink() ABSL_NO_THREAD_SAFETY_ANALYSIS;
 
+  // The beginning of what a consumer reads next, which is in another cache.
+  void PrefetchRecord() const {
+    const uint32_t region =
+        control_->consumers.region.load(std::memory_order_relaxed);
+    if (region >= regions_) return;
+    const std::byte* const memory =
+        mapping_->regions[region].load(std::memory_order_relaxed);
+    if (memory == nullptr) return;
+    const std::byte* const record =
+        memory +
+        Offset(region,
+               Cursor::Unpack(control_->head.load(std::memory_order_relaxed))) *
+            kBlock;
+    __builtin_prefetch(record);
+    __builtin_prefetch(record + 64);
+  }
+
   // In blocks from the beginning of the region. The masks keep every access
   // inside it, whatever the shared memory says.
   size_t Offset(uint32_t region, Cursor cursor) const {
@@ -382,13 +526,14 @@ class Ring {
   // Here and not in shared memory, where they could be overwritten.
   uint32_t capacity_blocks_ = 0;  // of the first region: a power of two
   uint32_t regions_ = 0;
-  uint32_t total_blocks_ = 0;  // of all regions
+  uint32_t common_regions_ = 0;  // the smallest ones are for all records
+  uint32_t total_blocks_ = 0;    // of all regions
 };
 
 // ---- implementation ----
 
-template <class Fill>
-RingResult Ring::Put(size_t size, Fill fill, Deadline deadline, Token watched) {
+template <class Fill, class Watch>
+RingResult Ring::Put(size_t size, Fill fill, Deadline deadline, Watch watch) {
   Control& control = *control_;
   Control::Side& side = control.producers;
   if (size > max_record_size()) return RingResult::kTooLarge;
@@ -401,13 +546,12 @@ RingResult Ring::Put(size_t size, Fill fill, Deadline deadline, Token watched) {
   };
   for (;;) {
     // Who takes over from a dead producer finds the tail where it was.
-    if (!AcquireLock(side.lock, deadline)) return RingResult::kTimedOut;
+    if (!AcquireProducers(deadline)) return RingResult::kTimedOut;
     std::unique_lock hold(side.lock, std::adopt_lock);
     if (control.closed.load(std::memory_order_relaxed) != 0) {
       return RingResult::kClosed;
     }
-    const Cursor tail =
-        Cursor::Unpack(control.tail.load(std::memory_order_relaxed));
+    const Cursor tail = Cursor::Unpack(side.tail);
     std::byte* record = nullptr;
     const RingResult found = FindPlace(tail, blocks, record);
     if (ABSL_PREDICT_TRUE(found == RingResult::kDone)) {
@@ -420,6 +564,7 @@ RingResult Ring::Put(size_t size, Fill fill, Deadline deadline, Token watched) {
                            .blocks = tail.blocks + blocks};
       // Release: who sees the new tail sees the record.
       control.tail.store(next.packed(), std::memory_order_release);
+      side.tail = next.packed();
       hold.unlock();
       FenceBeforeNotifyAfterRmw();
       control.not_empty.Notify();
@@ -429,15 +574,14 @@ RingResult Ring::Put(size_t size, Fill fill, Deadline deadline, Token watched) {
     hold.unlock();
     waited = true;
     const auto ready = [this, blocks] { return HasRoom(blocks) || closed(); };
-    if (!control.not_full.Wait(side.spin, ready, deadline,
-                               Gate::WatchOne{watched})) {
+    if (!control.not_full.Wait(side.spin, ready, deadline, watch)) {
       return RingResult::kTimedOut;
     }
   }
 }
 
-template <class Use>
-RingResult Ring::Get(Use use, Deadline deadline, Token watched) {
+template <class Use, class Watch>
+RingResult Ring::Get(Use use, Deadline deadline, Watch watch) {
   Control& control = *control_;
   Control::Side& side = control.consumers;
   bool waited = false;
@@ -445,7 +589,7 @@ RingResult Ring::Get(Use use, Deadline deadline, Token watched) {
     if (waited && HasRecord()) control_->not_empty.Notify();
   };
   for (;;) {
-    if (!AcquireLock(side.lock, deadline)) return RingResult::kTimedOut;
+    if (!AcquireConsumers(deadline)) return RingResult::kTimedOut;
     std::unique_lock hold(side.lock, std::adopt_lock);
     const Cursor head =
         Cursor::Unpack(control.head.load(std::memory_order_relaxed));
@@ -496,10 +640,26 @@ RingResult Ring::Get(Use use, Deadline deadline, Token watched) {
     hold.unlock();
     waited = true;
     const auto ready = [this] { return HasRecord() || closed(); };
-    if (!control.not_empty.Wait(side.spin, ready, deadline,
-                                Gate::WatchOne{watched})) {
+    if (!control.not_empty.Wait(side.spin, ready, deadline, watch)) {
       return RingResult::kTimedOut;
     }
+  }
+}
+
+template <class Lower>
+void Ring::LowerSignal(Lower lower) {
+  Control& control = *control_;
+  if (!AcquireProducers(Deadline::Now())) return;
+  const std::unique_lock hold(control.producers.lock, std::adopt_lock);
+  if (control.tail.load(std::memory_order_relaxed) ==
+      control.head.load(std::memory_order_relaxed)) {
+    // In this order: a process that dies in between leaves a signal that will
+    // be raised once more, not one that never will. And whatever the word says:
+    // a process may have died before it could say that it raised the signal, or
+    // here.
+    control.signal.fetch_and(~kRaised, std::memory_order_relaxed);
+    std::atomic_signal_fence(std::memory_order_seq_cst);
+    lower();
   }
 }
 

@@ -46,6 +46,7 @@ struct RingTestPeer {
     const uint64_t cursor =
         Ring::Cursor{.records = records, .blocks = blocks}.packed();
     control.tail = cursor;
+    control.producers.tail = cursor;
     control.head = cursor;
     control.producers.seen_other = cursor;
     control.consumers.seen_other = cursor;
@@ -218,6 +219,30 @@ TEST_F(RingGrowthTest, LargeRecordWaitsUntilTheRingIsEmpty) {
   int count = 0;
   while (Put(ring, Data(3, 1000)) == RingResult::kDone) ++count;
   EXPECT_EQ(count, (1 << 16) / 1008);
+}
+
+TEST_F(RingGrowthTest, WhatIsNotLargeSharesTheSmallRegions) {
+  absl::StatusOr<Ring> ring =
+      Ring::Create({.name = "ring-growth-test",
+                    .capacity_bytes = 1 << 16,
+                    .growth = RingGrowth::kForLargeRecords,
+                    .large_bytes = 1 << 20});
+  ASSERT_OK(ring);
+  for (int round = 0; round < 3; ++round) {
+    int count = 0;
+    while (Put(*ring, Data(3, 1000)) == RingResult::kDone) ++count;
+    // In three regions, of which the smaller two have some bytes left over.
+    EXPECT_LE(count, ((1 << 16) + (1 << 18) + (1 << 20)) / 1008);
+    EXPECT_GE(count, ((1 << 16) + (1 << 18) + (1 << 20)) / 1008 - 2);
+    for (int i = 0; i < count; ++i) EXPECT_EQ(Get(*ring), Data(3, 1000));
+    ASSERT_EQ(Put(*ring, "small"), RingResult::kDone);
+    ASSERT_EQ(Put(*ring, Data(4, kMiB - 8)), RingResult::kDone);
+    EXPECT_EQ(Put(*ring, Data(5, kMiB)), RingResult::kTimedOut);
+    EXPECT_EQ(Get(*ring), "small");
+    EXPECT_TRUE(Get(*ring) == Data(4, kMiB - 8));
+    ASSERT_EQ(Put(*ring, Data(5, kMiB)), RingResult::kDone);
+    EXPECT_TRUE(Get(*ring) == Data(5, kMiB));
+  }
 }
 
 TEST_F(RingGrowthTest, LargestRecord) {

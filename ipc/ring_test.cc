@@ -47,6 +47,7 @@ struct RingTestPeer {
     const uint64_t cursor =
         Cursor{.records = records, .blocks = blocks}.packed();
     control.tail = cursor;
+    control.producers.tail = cursor;
     control.head = cursor;
     control.producers.seen_other = cursor;
     control.consumers.seen_other = cursor;
@@ -56,6 +57,7 @@ struct RingTestPeer {
     Cursor tail = Cursor::Unpack(control.tail);
     tail.blocks += blocks;
     control.tail = tail.packed();
+    control.producers.tail = tail.packed();
     control.consumers.seen_other = control.tail;
   }
   static std::span<std::byte> Control(Ring& ring) {
@@ -101,7 +103,7 @@ RingResult Get(Ring& ring, Record* record, Deadline deadline = kNow,
                             bytes.size());
         record->number = number;
       },
-      deadline, watched);
+      deadline, Ring::WatchOne{watched});
 }
 
 std::optional<std::string> TryGet(Ring& ring) {
@@ -646,10 +648,10 @@ TEST_F(RingTest, WatchedProcessDies) {
       EXPECT_EQ(Get(empty, &record, kInfinite, *token), RingResult::kTimedOut);
     }));
     sleepers.push_back(ChildProcess::Start([&] {
-      EXPECT_EQ(
-          full.Put(
-              1, [](std::byte*, uint32_t) { return true; }, kInfinite, *token),
-          RingResult::kTimedOut);
+      EXPECT_EQ(full.Put(
+                    1, [](std::byte*, uint32_t) { return true; }, kInfinite,
+                    Ring::WatchOne{*token}),
+                RingResult::kTimedOut);
     }));
   }
   for (ChildProcess& each : sleepers) ASSERT_TRUE(each.WaitUntilAsleep());

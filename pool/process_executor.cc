@@ -138,7 +138,7 @@ class ProcessExecutor::WorkerOutput final : public TaskOutput {
           encoded = encode(std::span(to + sizeof(header), size));
           return encoded.ok();
         },
-        Deadline::Infinite(), owner_);
+        Deadline::Infinite(), Ring::WatchOne{owner_});
     switch (result) {
       case RingResult::kDone:
         ended_ = kind != ResultHeader::kPart;
@@ -178,7 +178,7 @@ int ProcessExecutor::Serve(size_t index) {
           claim.task.store(PackClaim(header.index, number),
                            std::memory_order_relaxed);
         },
-        Deadline::Infinite(), owner_);
+        Deadline::Infinite(), Ring::WatchOne{owner_});
     if (result == RingResult::kClosed) return EXIT_SUCCESS;
     // The owner of the pool is dead, or has destroyed the pool's memory.
     if (result != RingResult::kDone) return EXIT_FAILURE;

@@ -31,12 +31,15 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "mp/base/check.h"
 #include "mp/base/unique_fd.h"
+#include "mp/ipc/connection.h"
+#include "mp/ipc/pipe.h"
 #include "mp/ipc/queue.h"
 #include "mp/process/process.h"
 #include "mp/shm/raw_array.h"
@@ -571,6 +574,33 @@ TEST_P(StartMethodsTest, SharedObjectsAreTheSame) {
   EXPECT_EQ(memory.At<int>(4), 13);
   EXPECT_EQ(queue.Get().value(), "14");
   EXPECT_EQ(ReadAll(pipe.reader.get()), "15");
+}
+
+// Until an empty message.
+void Echo(Connection<std::string> connection) {
+  for (std::string message = "x"; !message.empty();) {
+    absl::StatusOr<std::string> received = connection.Recv();
+    MP_CHECK_OK(received.status());
+    message = *std::move(received);
+    MP_CHECK_OK(connection.Send(message));
+  }
+}
+
+TEST_P(StartMethodsTest, ConnectionsAreTheSame) {
+  auto [ours, theirs] = mp::Pipe<std::string>();
+  Process process(Options(), Echo, theirs);
+  ASSERT_OK(process.Start());
+  theirs.Close();
+  for (const size_t size : {5u, 100'000u, 0u}) {
+    ASSERT_OK(ours.Send(std::string(size, 'x')));
+    const absl::StatusOr<std::string> message = ours.Recv();
+    ASSERT_OK(message);
+    EXPECT_TRUE(*message == std::string(size, 'x'));
+  }
+  EXPECT_THAT(ours.Recv(), StatusIs(absl::StatusCode::kOutOfRange));
+  EXPECT_THAT(ours.Send("x"), StatusIs(absl::StatusCode::kFailedPrecondition));
+  ASSERT_OK(process.Join());
+  EXPECT_EQ(process.exitcode(), 0);
 }
 
 void AcquireAndDie(Lock lock) ABSL_NO_THREAD_SAFETY_ANALYSIS {

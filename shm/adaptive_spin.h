@@ -34,7 +34,8 @@ struct SpinStyle {
 inline constexpr SpinStyle kSpinForLock = {
     .first_gap = 4, .last_gap = 64, .outlasts_wake_up = false};
 
-// For a partner's answer. What it wrote is there at once and stays.
+// For a partner's answer. What it wrote is there at once and stays, and until
+// then a look costs no more than a load from this processor's cache.
 //
 // There is a trap: when both partners sleep, each wakes later than the other
 // spins, and they go on sleeping for ever though both could run. So a spin
@@ -43,7 +44,7 @@ inline constexpr SpinStyle kSpinForLock = {
 // comes after twice as many failures, so that in the long run one in 64 is
 // long.
 inline constexpr SpinStyle kSpinForPartner = {
-    .first_gap = 1, .last_gap = 4, .outlasts_wake_up = true};
+    .first_gap = 1, .last_gap = 1, .outlasts_wake_up = true};
 
 // Zero-initialised; 4 bytes that may live in shared memory. Only a hint: races
 // on it do not matter.

@@ -21,6 +21,7 @@
 #include <memory>
 #include <utility>
 
+#include "mp/base/unique_fd.h"
 #include "mp/shm/segment.h"
 
 namespace mp {
@@ -35,6 +36,11 @@ struct StaysBehind {
 template <uint64_t kLayout>
 struct SegmentPart {
   std::shared_ptr<Segment> segment;
+};
+
+// A descriptor; the receiver has its own duplicate.
+struct DescriptorPart {
+  std::shared_ptr<const UniqueFd> fd;
 };
 
 struct HandleAccess {

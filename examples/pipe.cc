@@ -1,0 +1,5 @@
+// Runs pipe_program.cc.
+
+#include "mp/examples/programs.h"
+
+int main() { mp::examples::PipeProgram(); }

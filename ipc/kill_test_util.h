@@ -1,0 +1,87 @@
+// What the kill tests of queues and pipes share.
+
+#ifndef MP_IPC_KILL_TEST_UTIL_H_
+#define MP_IPC_KILL_TEST_UTIL_H_
+
+#include <atomic>
+#include <cstdint>
+#include <cstdio>
+
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
+#include "gtest/gtest.h"
+#include "mp/testing/kill_stepper.h"
+#include "mp/testing/process_test.h"
+
+namespace mp {
+
+// Nothing may take that long, on whatever machine: an operation that does has
+// been stranded by the dead process.
+inline constexpr absl::Duration kStranded = absl::Seconds(20);
+
+// An instrumented operation has many times the instructions.
+#if defined(__SANITIZE_ADDRESS__)
+inline constexpr int64_t kStride = 11;
+#else
+inline constexpr int64_t kStride = 1;
+#endif
+
+// The fixture.
+class MessageKillTest : public testing::ProcessTest {
+ protected:
+  void Run(testing::KillSteps steps) {
+    steps.stride *= kStride;
+    const testing::KillReport report = testing::KillAtEveryInstruction(steps);
+    printf("%d instructions, %d deaths, %d sleeps, %d diverged\n",
+           static_cast<int>(report.instructions),
+           static_cast<int>(report.deaths), static_cast<int>(report.sleeps),
+           static_cast<int>(report.diverged));
+    EXPECT_TRUE(report.completed);
+    EXPECT_EQ(report.sleeps, steps.unblock ? 1 : 0);
+  }
+
+  // How the operation ended, for each death.
+  class Outcomes {
+   public:
+    void Saw(bool done, const testing::KillPoint& point) {
+      if (point.completed()) {
+        EXPECT_TRUE(done);
+      } else {
+        ++(done ? done_ : not_done_);
+      }
+    }
+    ~Outcomes() {
+      // Otherwise the deaths have not been where they should.
+      EXPECT_GT(not_done_, 0);
+      EXPECT_GT(done_, 0);
+    }
+
+   private:
+    int not_done_ = 0;
+    int done_ = 0;
+  };
+};
+
+// What a survivor on the other side gets, for as long as it lives.
+struct Log {
+  static constexpr int kMax = 1 << 16;
+  std::atomic<int> count{0};
+  int items[kMax] = {};
+
+  void Add(int item) {
+    items[count] = item;
+    ++count;
+  }
+  // Waits until there are so many.
+  void Await(int wanted) {
+    const absl::Time stranded = absl::Now() + kStranded;
+    while (count < wanted) {
+      ASSERT_LT(absl::Now(), stranded) << "the sleeper has been stranded";
+      absl::SleepFor(absl::Microseconds(50));
+    }
+  }
+};
+
+}  // namespace mp
+
+#endif  // MP_IPC_KILL_TEST_UTIL_H_

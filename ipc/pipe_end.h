@@ -1,0 +1,215 @@
+// PipeEnd: one end of a pipe, as one process has it. The engine of
+// mp::Connection; use that.
+//
+// Messages travel through rings in shared memory, one for each direction. A
+// connected pair of sockets lies beside them, one for each end. They carry no
+// message. They are
+//
+//   - the kernel's own notice of the end of file: it hangs up when the last
+//     process that has the other end closes it or dies;
+//   - the descriptor for poll() and the like: a byte in the socket means that
+//     there may be a message (the signal of mp/ipc/ring.h).
+//
+// Nobody sleeps on a socket but who polls from outside: a futex wakes faster,
+// and does not draw the sleeper to the waker's processor. A sleeper is woken
+// when the one who was last seen on the other side dies or leaves. If there is
+// none, it looks at the socket before each slice of its sleep (mp/shm/park.h).
+
+#ifndef MP_IPC_PIPE_END_H_
+#define MP_IPC_PIPE_END_H_
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <optional>
+#include <span>
+#include <utility>
+
+#include "absl/base/optimization.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "mp/base/deadline.h"
+#include "mp/base/unique_fd.h"
+#include "mp/ipc/ring.h"
+#include "mp/shm/liveness.h"
+#include "mp/shm/park.h"
+#include "mp/shm/segment.h"
+
+namespace mp::ipc_internal {
+
+// In front of each message.
+struct Frame {
+  static constexpr uint32_t kVersion = 1;
+
+  uint32_t version;
+  uint32_t type;
+};
+
+// Bytes that are no T, as SendBytes() sends them.
+inline constexpr uint32_t kRawBytes = 0;
+
+// Tells types apart within a program.
+template <class T>
+constexpr uint32_t TypeMark() {
+  const uint64_t hash = LayoutFingerprint(__PRETTY_FUNCTION__, 0, 0);
+  return static_cast<uint32_t>(hash >> 32 ^ hash) | 1;  // not kRawBytes
+}
+
+absl::Status TooLong(size_t size, size_t maxlength);
+
+class PipeEnd {
+ public:
+  using Pair = std::pair<std::shared_ptr<PipeEnd>, std::shared_ptr<PipeEnd>>;
+
+  // If not duplex, the first one receives and the second one sends. Errors
+  // name the system call.
+  static absl::StatusOr<Pair> CreatePair(bool duplex);
+
+  PipeEnd(std::optional<Ring> in, std::optional<Ring> out,
+          std::shared_ptr<const UniqueFd> socket);
+  PipeEnd(const PipeEnd&) = delete;
+  PipeEnd& operator=(const PipeEnd&) = delete;
+  ~PipeEnd();
+
+  // Sends `size` bytes that `absl::Status write(std::span<std::byte>)` writes;
+  // its error is returned, and then nothing is sent. It must not block.
+  template <class Write>
+  absl::Status Send(uint32_t type, size_t size, Write write, Deadline deadline);
+
+  // Calls `absl::Status use(std::span<const std::byte>)` with the next message
+  // and removes that. If it is of another type, or `use` returns an error, it
+  // stays, and the error is returned.
+  template <class Use>
+  absl::Status Recv(uint32_t type, Use use, Deadline deadline);
+
+  // Whether Recv() would not wait: for a message, or the end of the file.
+  absl::StatusOr<bool> Poll(Deadline deadline);
+
+  // See Connection.
+  absl::StatusOr<int> fileno();
+  void Close();
+  bool closed() const { return closed_.load(std::memory_order_acquire); }
+
+  // What this end consists of.
+  const std::optional<Ring>& in() const { return in_; }
+  const std::optional<Ring>& out() const { return out_; }
+  // Null after Close().
+  std::shared_ptr<const UniqueFd> socket() const {
+    return closed() ? nullptr : socket_;
+  }
+
+ private:
+  // Whether the call is possible at all. The number of departures is read
+  // first: a Close() by another thread either counts as one more or is seen.
+  absl::Status CheckSend() {
+    if (ABSL_PREDICT_FALSE(!out_.has_value())) return SendError();
+    const uint32_t departures = out_->departures();
+    if (ABSL_PREDICT_FALSE(closed())) return SendError();
+    out_->SetProducer(Liveness::Self(), departures);
+    // A system call would tell for certain. It is made if nobody is known to be
+    // there.
+    const Token receiver = out_->consumer();
+    if (ABSL_PREDICT_FALSE(receiver == kNoToken ||
+                           Liveness::IsDead(receiver)) &&
+        HungUp()) {
+      return BrokenPipe();
+    }
+    return absl::OkStatus();
+  }
+  absl::Status CheckRecv() {
+    if (ABSL_PREDICT_FALSE(!in_.has_value())) return RecvError();
+    const uint32_t departures = in_->departures();
+    if (ABSL_PREDICT_FALSE(closed())) return RecvError();
+    in_->SetConsumer(Liveness::Self(), departures);
+    return absl::OkStatus();
+  }
+  absl::Status SendError() const;
+  absl::Status RecvError() const;
+  static absl::Status BrokenPipe();
+
+  // Tells who waits on the other side.
+  void Leave();
+  // For who waits: false if no process has the other end any more, or this one
+  // closed its own. `peer` was last seen there.
+  bool WatchPeer(Token peer, WatchList& list) const;
+  // Makes the other end's socket readable.
+  absl::Status RaiseSignal();
+  absl::Status PutError(RingResult result, size_t size) const;
+
+  // Whether the kernel says that no process has the other end any more, or does
+  // within so much time.
+  bool HungUp(int patience_millis = 0) const;
+  // For who polls from outside.
+  void LowerSignalIfEmpty() {
+    if (ABSL_PREDICT_FALSE(in_->RaisesSignalForEachRecord()) &&
+        !in_->HasRecord()) {
+      LowerSignal();
+    }
+  }
+  void LowerSignal();
+  static absl::Status CheckFrame(std::span<const std::byte> record,
+                                 uint32_t type);
+  absl::Status GetError(RingResult result) const;
+
+  std::optional<Ring> in_;
+  std::optional<Ring> out_;
+  // The number stays taken until nobody uses this object any more, or a call in
+  // another thread might touch a stranger's descriptor.
+  std::shared_ptr<const UniqueFd> socket_;  // not null
+  std::atomic<bool> closed_{false};
+};
+
+// ---- implementation ----
+
+template <class Write>
+absl::Status PipeEnd::Send(uint32_t type, size_t size, Write write,
+                           Deadline deadline) {
+  if (absl::Status error = CheckSend(); ABSL_PREDICT_FALSE(!error.ok())) {
+    return error;
+  }
+  absl::Status error;
+  const RingResult result = out_->Put(
+      sizeof(Frame) + size,
+      [&](std::byte* to, uint32_t) {
+        const Frame frame = {.version = Frame::kVersion, .type = type};
+        memcpy(to, &frame, sizeof(frame));
+        error = write(std::span(to + sizeof(frame), size));
+        if (ABSL_PREDICT_TRUE(error.ok()) &&
+            ABSL_PREDICT_FALSE(out_->MustRaiseSignal())) {
+          error = RaiseSignal();
+        }
+        return error.ok();
+      },
+      deadline,
+      [this](WatchList& list) { return WatchPeer(out_->consumer(), list); });
+  if (ABSL_PREDICT_TRUE(result == RingResult::kDone)) return absl::OkStatus();
+  return error.ok() ? PutError(result, size) : error;
+}
+
+template <class Use>
+absl::Status PipeEnd::Recv(uint32_t type, Use use, Deadline deadline) {
+  if (absl::Status error = CheckRecv(); ABSL_PREDICT_FALSE(!error.ok())) {
+    return error;
+  }
+  if (deadline != Deadline::Now()) in_->SpinForRecord();
+  absl::Status error;
+  const RingResult result = in_->Get(
+      [&](std::span<const std::byte> record, uint32_t) {
+        error = CheckFrame(record, type);
+        if (ABSL_PREDICT_TRUE(error.ok())) {
+          error = use(record.subspan(sizeof(Frame)));
+        }
+        return error.ok();
+      },
+      deadline,
+      [this](WatchList& list) { return WatchPeer(in_->producer(), list); });
+  LowerSignalIfEmpty();
+  if (ABSL_PREDICT_TRUE(result == RingResult::kDone)) return absl::OkStatus();
+  return error.ok() ? GetError(result) : error;
+}
+
+}  // namespace mp::ipc_internal
+
+#endif  // MP_IPC_PIPE_END_H_

@@ -114,6 +114,7 @@ TEST_F(BarrierKillTest, WaitOfTheLastParty) {
 TEST_F(BarrierKillTest, WaitOfTheFirstParty) {
   const KillReport report =
       KillAtEveryInstruction({.prepare = [&] { Reset(); },
+                              .setup = SpinUnlessInstrumented,
                               .op = [&] { Wait(); },
                               .unblock = [&] { EXPECT_EQ(Wait(), 1); },
                               .check = [&](const KillPoint&) { ExpectWell(); },

@@ -147,6 +147,7 @@ TEST_F(ConditionKillTest, WaitThatTimesOut) {
 TEST_F(ConditionKillTest, Wait) {
   const KillReport report =
       KillAtEveryInstruction({.prepare = [&] { Reset(); },
+                              .setup = SpinUnlessInstrumented,
                               .op =
                                   [&] {
                                     monitor_->lock.Acquire();
@@ -199,6 +200,7 @@ TEST_F(ConditionKillTest, WaitBesideAWaiter) {
                                       Reset();
                                       *items = 0;
                                     },
+                                .setup = SpinUnlessInstrumented,
                                 .op = take,
                                 .unblock =
                                     [&] {

@@ -112,6 +112,7 @@ TEST_F(EventKillTest, Clear) {
 // Killed while it spins, sleeps, or has just been woken.
 TEST_F(EventKillTest, Wait) {
   Print("wait", KillAtEveryInstruction({.prepare = [&] { event_.emplace(); },
+                                        .setup = SpinUnlessInstrumented,
                                         .op = [&] { event_->Wait(); },
                                         .unblock = [&] { event_->Set(); },
                                         .check =
@@ -142,6 +143,7 @@ TEST_F(EventKillTest, WaitBesideASleeper) {
                                       event_.emplace();
                                       sleeper.emplace(StartSleeper());
                                     },
+                                .setup = SpinUnlessInstrumented,
                                 .op = [&] { event_->Wait(); },
                                 .unblock = [&] { event_->Set(); },
                                 .check =

@@ -51,6 +51,16 @@ inline int64_t AnyOf(int64_t stride) {
 // would not do the same each time.
 inline constexpr absl::Duration kAsleepAfter = absl::Milliseconds(2);
 
+// The KillSteps::setup of an operation that spins for a partner. A spin is the
+// same look again and again. AddressSanitizer makes a look of hundreds of
+// instructions, most of them in loops of its run-time library, on each of whose
+// rounds the stepper stops: there the child goes to sleep at once.
+inline void SpinUnlessInstrumented() {
+#if defined(__SANITIZE_ADDRESS__)
+  SetAvailableProcessorsForTest(1);
+#endif
+}
+
 // Says yes from some instruction on, and not before: an operation takes effect
 // at one instruction.
 class Once {

@@ -216,6 +216,7 @@ TEST_F(RWLockKillTest, AcquiresThatWait) {
                EXPECT_TRUE(writes ? lock_->AcquireShared() : lock_->Acquire());
                released = false;
              },
+         .setup = SpinUnlessInstrumented,
          .op = [&] { writes ? lock_->Acquire() : lock_->AcquireShared(); },
          .unblock = release,
          .check =
@@ -254,6 +255,7 @@ TEST_F(RWLockKillTest, AcquireThatWaitsBesideASleeper) {
                                       lock_->AcquireShared();
                                       released = false;
                                     },
+                                .setup = SpinUnlessInstrumented,
                                 .op =
                                     [&] {
                                       lock_->Acquire();

@@ -214,6 +214,7 @@ TEST_F(SemaphoreKillTest, UnlockWithASleeper) {
 TEST_F(SemaphoreKillTest, LockThatWaits) {
   const KillReport report = KillAtEveryInstruction(
       {.prepare = [&] { Reset(0); },
+       .setup = SpinUnlessInstrumented,
        .op = [&] { semaphore_->lock(); },
        .unblock = [&] { EXPECT_OK(semaphore_->Release()); },
        .check =

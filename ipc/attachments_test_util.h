@@ -35,19 +35,17 @@ template <class T>
 absl::StatusOr<PackedMessage> Pack(const T& value) {
   PackedMessage message;
   message.bytes.resize(EncodedSize(value));
-  Writer writer(message.bytes, &message.descriptors);
-  writer.Write(value);
-  if (absl::Status status = writer.Finish(); !status.ok()) return status;
+  if (absl::Status status = Encode(value, message.bytes, &message.descriptors);
+      !status.ok()) {
+    return status;
+  }
   return message;
 }
 
 template <class T>
 absl::StatusOr<T> Unpack(const PackedMessage& message) {
   IncomingDescriptors descriptors = message.Arrive();
-  Reader reader(message.bytes, &descriptors);
-  T value = reader.Read<T>();
-  if (absl::Status status = reader.Finish(); !status.ok()) return status;
-  return value;
+  return Decode<T>(message.bytes, &descriptors);
 }
 
 }  // namespace mp

@@ -76,7 +76,7 @@ bool Writer::CanSendDescriptors() {
   if (descriptors_ != nullptr) return true;
   Fail(absl::UnimplementedError(
       "mp: a handle or a descriptor cannot be sent this way, only as an "
-      "argument of an mp::Process"));
+      "argument of an mp::Process, through a Queue or through a Connection"));
   return false;
 }
 

@@ -17,9 +17,9 @@
 //   class, C array, union or bit-field;
 // - handles of shared objects (mp::Lock, mp::Queue...), std::shared_ptr to what
 //   MakeShared() made, and UniqueFd: not copies but the same thing. They need
-//   a descriptor to travel beside the bytes, which arguments of a Process can;
-//   it is an error to put one into a Queue, to send one through a Connection
-//   or to give one to a Pool's task;
+//   descriptors to travel beside the bytes, which they can as arguments of a
+//   Process, through a Queue and through a Connection; it is an error to give
+//   one to a Pool's task;
 // - your own types, by one function or by specialising mp::Codec, see below.
 // What cannot be sent does not compile: pointers, references, views and
 // iterators mean nothing in another process. The fields of a struct as above
@@ -105,9 +105,13 @@ class Writer;
 // and one or both of
 //   static T Read(Reader&);
 //   static void ReadInto(Reader&, T&);         // over an old value
-// and may refuse T by `static constexpr bool kEncodable = false`.
+// may refuse T by `static constexpr bool kEncodable = false`, and may name the
+// types that it consists of by `using Elements = mp::TypeList<...>`.
 template <class T>
 struct Codec;
+
+template <class... T>
+struct TypeList {};
 
 namespace codec_internal {
 
@@ -135,27 +139,39 @@ concept PlainBytes = requires {
   requires Codec<T>::kPlain;
 };
 
+// Whether descriptors may travel with a T: not with numbers, strings, and what
+// consists of these. A Codec that does not name its Elements may send any.
+template <class T>
+consteval bool CarriesDescriptors();
+
 // The number of bytes that Encode() needs; sizeof(T) for PlainBytes types.
 template <class T>
 constexpr size_t EncodedSize(const T& value);
 
 // Fills `out`, which must have EncodedSize(value) bytes, and writes nowhere
-// else. After an error the contents of `out` mean nothing.
+// else. After an error the contents of `out` mean nothing. Descriptors that go
+// with the value are added to `descriptors`; with null, it is an error if there
+// are any.
 //
 // Errors: InvalidArgument if the value cannot be sent; Internal if it was
 // changed by another thread since EncodedSize(), or its Codec is wrong.
 template <class T>
-absl::Status Encode(const T& value,
-                    std::span<std::byte> out) noexcept(PlainBytes<T>);
+absl::Status Encode(
+    const T& value, std::span<std::byte> out,
+    OutgoingDescriptors* descriptors = nullptr) noexcept(PlainBytes<T>);
 
-// The value that was encoded. Errors: DataLoss if `bytes` are not one whole T.
+// The value that was encoded, with the descriptors that came with it. Errors:
+// DataLoss if `bytes` are not one whole T; with descriptors also what the
+// system says.
 template <class T>
-absl::StatusOr<T> Decode(std::span<const std::byte> bytes);
+absl::StatusOr<T> Decode(std::span<const std::byte> bytes,
+                         IncomingDescriptors* descriptors = nullptr);
 
 // Same, into an old value whose memory is used again where that is possible.
 // After an error it has a valid but unspecified value.
 template <class T>
-absl::Status DecodeInto(std::span<const std::byte> bytes, T& value);
+absl::Status DecodeInto(std::span<const std::byte> bytes, T& value,
+                        IncomingDescriptors* descriptors = nullptr);
 
 // Where a Codec writes to. The first error sticks, what is written after it is
 // dropped, and Encode() returns it.
@@ -446,7 +462,35 @@ ABSL_ATTRIBUTE_NOINLINE absl::StatusOr<T> WrongSizeResult(size_t size) {
   return WrongSizeForDecode(size, sizeof(T));
 }
 
+// Whether T, or anything that it consists of, is sent by a Codec that does not
+// name its Elements. `Outer` are the types around T, which may be recursive.
+template <class T, class... Outer>
+consteval bool HasUnknownElements();
+
+template <class... Outer, class... T>
+consteval bool AnyUnknown(TypeList<T...>) {
+  return (HasUnknownElements<T, Outer...>() || ...);
+}
+
+template <class T, class... Outer>
+consteval bool HasUnknownElements() {
+  if constexpr (PlainBytes<T> || (std::is_same_v<T, Outer> || ...)) {
+    return false;
+  } else if constexpr (requires { typename Codec<T>::Elements; }) {
+    return AnyUnknown<T, Outer...>(typename Codec<T>::Elements());
+  } else {
+    return true;
+  }
+}
+
 // Visitors of fields, which are those of a struct or the elements of a tuple.
+struct TypesOfAll {
+  template <class... F>
+  constexpr TypeList<F...> operator()(const F&...) const {
+    return {};
+  }
+};
+
 struct SizeOfAll {
   template <class... F>
   constexpr size_t operator()(const F&... fields) const {
@@ -498,6 +542,8 @@ struct Codec<T> {
 // bool, and enums over bool: any byte but 0 and 1 would be undefined behaviour.
 template <codec_internal::OfKind<codec_internal::kBool> T>
 struct Codec<T> {
+  using Elements = TypeList<>;
+
   static constexpr size_t Size(T) { return 1; }
   static void Write(T value, Writer& writer) {
     writer.Write(static_cast<uint8_t>(value));
@@ -513,6 +559,8 @@ template <codec_internal::OfKind<codec_internal::kAggregate> T>
 struct Codec<T> {
   static constexpr bool kEncodable =
       codec_internal::AllFields<T, codec_internal::AreEncodable>();
+  using Elements = decltype(codec_internal::VisitFields(
+      std::declval<const T&>(), codec_internal::TypesOfAll{}));
 
   static constexpr size_t Size(const T& value) {
     return codec_internal::VisitFields(value, codec_internal::SizeOfAll{});
@@ -527,6 +575,9 @@ struct Codec<T> {
 
 template <codec_internal::OfKind<codec_internal::kMpFields> T>
 struct Codec<T> {
+  using Elements = decltype(std::apply(codec_internal::TypesOfAll{},
+                                       MpFields(std::declval<T&>())));
+
   static constexpr size_t Size(const T& value) {
     return std::apply(codec_internal::SizeOfAll{}, Fields(value));
   }
@@ -565,6 +616,8 @@ struct Codec<T> {
 
 template <>
 struct Codec<StaysBehind> {
+  using Elements = TypeList<>;
+
   static constexpr size_t Size(StaysBehind) { return 1; }
   static void Write(StaysBehind value, Writer& writer);
   static StaysBehind Read(Reader& reader);
@@ -663,6 +716,7 @@ struct Codec<T> {
 
  public:
   static constexpr bool kEncodable = Encodable<Element>;
+  using Elements = TypeList<Element>;
 
   static constexpr size_t Size(const T& value) {
     size_t size = sizeof(uint64_t);
@@ -729,6 +783,7 @@ template <class T, size_t N>
 struct Codec<T[N]> {
   static constexpr bool kEncodable = Encodable<T>;
   static constexpr bool kPlain = PlainBytes<T>;
+  using Elements = TypeList<T>;
 
   static constexpr size_t Size(const T (&value)[N]) {
     size_t size = 0;
@@ -747,6 +802,7 @@ template <class T, size_t N>
 struct Codec<std::array<T, N>> {
   static constexpr bool kEncodable = Encodable<T>;
   static constexpr bool kPlain = N == 0 || PlainBytes<T>;
+  using Elements = TypeList<T>;
 
   static constexpr size_t Size(const std::array<T, N>& value) {
     size_t size = 0;
@@ -776,6 +832,7 @@ template <class... T>
 struct Codec<std::tuple<T...>> {
   static constexpr bool kEncodable = (Encodable<T> && ...);
   static constexpr bool kPlain = sizeof...(T) == 0;
+  using Elements = TypeList<T...>;
 
   static constexpr size_t Size(const std::tuple<T...>& value) {
     return std::apply(codec_internal::SizeOfAll{}, value);
@@ -795,6 +852,7 @@ template <class A, class B>
 struct Codec<std::pair<A, B>> {
   // The key of a map's element is const, which is fine for writing.
   static constexpr bool kEncodable = Encodable<A> && Encodable<B>;
+  using Elements = TypeList<std::remove_const_t<A>, B>;
 
   static constexpr size_t Size(const std::pair<A, B>& value) {
     return EncodedSize(value.first) + EncodedSize(value.second);
@@ -815,6 +873,7 @@ struct Codec<std::pair<A, B>> {
 template <class T>
 struct Codec<std::optional<T>> {
   static constexpr bool kEncodable = Encodable<T>;
+  using Elements = TypeList<T>;
 
   static constexpr size_t Size(const std::optional<T>& value) {
     return 1 + (value.has_value() ? EncodedSize(*value) : 0);
@@ -834,6 +893,7 @@ struct Codec<std::optional<T>> {
 template <class T>
 struct Codec<std::unique_ptr<T>> {
   static constexpr bool kEncodable = Encodable<T> && !std::is_polymorphic_v<T>;
+  using Elements = TypeList<T>;
 
   static constexpr size_t Size(const std::unique_ptr<T>& value) {
     return 1 + (value != nullptr ? EncodedSize(*value) : 0);
@@ -855,6 +915,7 @@ template <class... T>
 struct Codec<std::variant<T...>> {
   static_assert(sizeof...(T) < 256, "mp: a variant of more than 255 types");
   static constexpr bool kEncodable = (Encodable<T> && ...);
+  using Elements = TypeList<T...>;
 
   static constexpr size_t Size(const std::variant<T...>& value) {
     if (value.valueless_by_exception()) return 1;
@@ -898,6 +959,8 @@ struct Codec<std::variant<T...>> {
 // With its message and payloads.
 template <>
 struct Codec<absl::Status> {
+  using Elements = TypeList<>;
+
   static size_t Size(const absl::Status& value);
   static void Write(const absl::Status& value, Writer& writer);
   static absl::Status Read(Reader& reader);
@@ -906,6 +969,7 @@ struct Codec<absl::Status> {
 template <class T>
 struct Codec<absl::StatusOr<T>> {
   static constexpr bool kEncodable = Encodable<T>;
+  using Elements = TypeList<T>;
 
   static size_t Size(const absl::StatusOr<T>& value) {
     return EncodedSize(value.status()) + (value.ok() ? EncodedSize(*value) : 0);
@@ -923,6 +987,8 @@ struct Codec<absl::StatusOr<T>> {
 
 template <>
 struct Codec<absl::Duration> {
+  using Elements = TypeList<>;
+
   static constexpr size_t Size(absl::Duration) { return 2 * sizeof(int64_t); }
   static void Write(absl::Duration value, Writer& writer);
   static absl::Duration Read(Reader& reader);
@@ -930,6 +996,8 @@ struct Codec<absl::Duration> {
 
 template <>
 struct Codec<absl::Time> {
+  using Elements = TypeList<>;
+
   static size_t Size(absl::Time value) {
     return EncodedSize(value - absl::UnixEpoch());
   }
@@ -1033,8 +1101,13 @@ constexpr size_t EncodedSize(const T& value) {
 }
 
 template <class T>
-absl::Status Encode(const T& value,
-                    std::span<std::byte> out) noexcept(PlainBytes<T>) {
+consteval bool CarriesDescriptors() {
+  return codec_internal::HasUnknownElements<T>();
+}
+
+template <class T>
+absl::Status Encode(const T& value, std::span<std::byte> out,
+                    OutgoingDescriptors* descriptors) noexcept(PlainBytes<T>) {
   if constexpr (PlainBytes<T>) {
     if (ABSL_PREDICT_FALSE(out.size() != sizeof(T))) {
       return codec_internal::WrongSizeForEncode();
@@ -1042,14 +1115,15 @@ absl::Status Encode(const T& value,
     std::memcpy(out.data(), &value, sizeof(T));
     return absl::OkStatus();
   } else {
-    Writer writer(out);
+    Writer writer(out, descriptors);
     writer.Write(value);
     return writer.Finish();
   }
 }
 
 template <class T>
-absl::StatusOr<T> Decode(std::span<const std::byte> bytes) {
+absl::StatusOr<T> Decode(std::span<const std::byte> bytes,
+                         IncomingDescriptors* descriptors) {
   if constexpr (PlainBytes<T>) {
     if (ABSL_PREDICT_FALSE(bytes.size() != sizeof(T))) {
       return codec_internal::WrongSizeResult<T>(bytes.size());
@@ -1063,11 +1137,11 @@ absl::StatusOr<T> Decode(std::span<const std::byte> bytes) {
   } else if constexpr (std::default_initializable<T> &&
                        codec_internal::ReadsInto<T>) {
     absl::StatusOr<T> result(absl::in_place);
-    absl::Status status = DecodeInto(bytes, *result);
+    absl::Status status = DecodeInto(bytes, *result, descriptors);
     if (ABSL_PREDICT_FALSE(!status.ok())) result = std::move(status);
     return result;
   } else {
-    Reader reader(bytes);
+    Reader reader(bytes, descriptors);
     T value = reader.Read<T>();
     absl::Status status = reader.Finish();
     if (ABSL_PREDICT_FALSE(!status.ok())) return status;
@@ -1076,7 +1150,8 @@ absl::StatusOr<T> Decode(std::span<const std::byte> bytes) {
 }
 
 template <class T>
-absl::Status DecodeInto(std::span<const std::byte> bytes, T& value) {
+absl::Status DecodeInto(std::span<const std::byte> bytes, T& value,
+                        IncomingDescriptors* descriptors) {
   if constexpr (PlainBytes<T>) {
     if (ABSL_PREDICT_FALSE(bytes.size() != sizeof(T))) {
       return codec_internal::WrongSizeForDecode(bytes.size(), sizeof(T));
@@ -1086,7 +1161,7 @@ absl::Status DecodeInto(std::span<const std::byte> bytes, T& value) {
     }
     return absl::OkStatus();
   } else {
-    Reader reader(bytes);
+    Reader reader(bytes, descriptors);
     reader.ReadInto(value);
     return reader.Finish();
   }

@@ -16,6 +16,12 @@
 // each once. Any number of threads and processes may send and receive at one
 // end; each message goes to one of the receivers.
 //
+// Handles and descriptors in messages: the receiver has the same object, even
+// if the sender is gone by then. The kernel keeps them on the way, but not
+// without limit: a direction with some 270 messages that hold handles counts as
+// full, and so does one whose user has as many of them on the way as a process
+// may have descriptors (ulimit -n). One message may hold up to 253.
+//
 // Besides messages of type T, any connection carries raw bytes: what SendBytes
 // sends, RecvBytes or RecvBytesInto receives.
 //
@@ -49,7 +55,8 @@
 //   InvalidArgument     Send: the message cannot be encoded, or is too large.
 //                       Recv: the next message is of another kind, or longer
 //                       than the caller wants; it stays where it is
-//   ResourceExhausted   no memory; the message names the system call
+//   ResourceExhausted   no memory, or no room for another descriptor; nothing
+//                       happened. The message names the system call
 //   DataLoss            the bytes are no T, or the pipe contradicts itself:
 //                       somebody wrote into its memory
 //
@@ -81,6 +88,7 @@
 #include "absl/time/time.h"
 #include "mp/base/deadline.h"
 #include "mp/base/unique_fd.h"
+#include "mp/ipc/carrier.h"
 #include "mp/ipc/codec.h"
 #include "mp/ipc/pipe_end.h"
 #include "mp/ipc/ring.h"
@@ -99,19 +107,22 @@ class Connection {
   absl::Status Send(const T& message,
                     absl::Duration timeout = absl::InfiniteDuration()) {
     return end_->Send(
-        kType, EncodedSize(message),
-        [&message](std::span<std::byte> to) { return Encode(message, to); },
+        kType, Carrier::Size(message),
+        [&](std::span<std::byte> to, absl::Status& error) {
+          return out_.Write(*end_->out(), message, to, error);
+        },
         Deadline::After(timeout));
   }
   absl::StatusOr<T> Recv(absl::Duration timeout = absl::InfiniteDuration()) {
     absl::StatusOr<T> message;
+    uint64_t serial = 0;
     absl::Status error = end_->Recv(
         kType,
-        [&message](std::span<const std::byte> bytes) {
-          message = Decode<T>(bytes);
-          return absl::OkStatus();
+        [&](std::span<const std::byte> bytes) {
+          return in_.Read(bytes, message, serial) ? absl::OkStatus()
+                                                  : message.status();
         },
-        Deadline::After(timeout));
+        Deadline::After(timeout), [&] { in_.Removed(serial); });
     if (ABSL_PREDICT_FALSE(!error.ok())) return error;
     return message;
   }
@@ -169,17 +180,23 @@ class Connection {
   friend absl::StatusOr<std::pair<Connection<U>, Connection<U>>> CreatePipe(
       bool duplex);
   friend struct HandleAccess;
+  using Carrier = ipc_internal::Carrier<T>;
 
   static constexpr uint32_t kType = ipc_internal::TypeMark<T>();
 
-  explicit Connection(std::shared_ptr<ipc_internal::PipeEnd> end)
-      : end_(std::move(end)) {}
+  Connection(std::shared_ptr<ipc_internal::PipeEnd> end, Carrier out)
+      : end_(std::move(end)), out_(std::move(out)), in_(out_.Reversed()) {}
   Connection(std::optional<ipc_internal::Ring> in,
-             std::optional<ipc_internal::Ring> out, DescriptorPart socket)
-      : end_(std::make_shared<ipc_internal::PipeEnd>(
-            std::move(in), std::move(out), std::move(socket.fd))) {}
+             std::optional<ipc_internal::Ring> out, DescriptorPart socket,
+             Carrier carrier = {})
+      : Connection(std::make_shared<ipc_internal::PipeEnd>(
+                       std::move(in), std::move(out), std::move(socket.fd)),
+                   std::move(carrier)) {}
   auto parts() const {
-    return std::tuple(end_->in(), end_->out(), DescriptorPart{end_->socket()});
+    return std::tuple_cat(
+        std::tuple(std::as_const(*end_).in(), std::as_const(*end_).out(),
+                   DescriptorPart{end_->socket()}),
+        out_.parts());
   }
 
   // Calls `use` with a raw message of at most `maxlength` bytes.
@@ -198,6 +215,8 @@ class Connection {
   }
 
   std::shared_ptr<ipc_internal::PipeEnd> end_;
+  [[no_unique_address]] Carrier out_;
+  [[no_unique_address]] Carrier in_;
 };
 
 // ---- implementation ----
@@ -207,9 +226,9 @@ absl::Status Connection<T>::SendBytes(std::span<const std::byte> bytes,
                                       absl::Duration timeout) {
   return end_->Send(
       ipc_internal::kRawBytes, bytes.size(),
-      [bytes](std::span<std::byte> to) {
+      [bytes](std::span<std::byte> to, absl::Status&) {
         if (!bytes.empty()) memcpy(to.data(), bytes.data(), bytes.size());
-        return absl::OkStatus();
+        return ipc_internal::FillResult::kFilled;
       },
       Deadline::After(timeout));
 }

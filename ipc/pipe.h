@@ -12,6 +12,7 @@
 
 #include "absl/status/statusor.h"
 #include "mp/base/check.h"
+#include "mp/ipc/carrier.h"
 #include "mp/ipc/connection.h"
 #include "mp/ipc/pipe_end.h"
 
@@ -37,8 +38,11 @@ absl::StatusOr<std::pair<Connection<T>, Connection<T>>> CreatePipe(
   absl::StatusOr<ipc_internal::PipeEnd::Pair> ends =
       ipc_internal::PipeEnd::CreatePair(duplex);
   if (!ends.ok()) return ends.status();
-  return std::pair(Connection<T>(std::move(ends->first)),
-                   Connection<T>(std::move(ends->second)));
+  absl::StatusOr<ipc_internal::Carrier<T>> carrier =
+      ipc_internal::Carrier<T>::Create();
+  if (!carrier.ok()) return carrier.status();
+  return std::pair(Connection<T>(std::move(ends->first), *carrier),
+                   Connection<T>(std::move(ends->second), carrier->Reversed()));
 }
 
 }  // namespace mp

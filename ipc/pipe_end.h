@@ -73,16 +73,18 @@ class PipeEnd {
   PipeEnd& operator=(const PipeEnd&) = delete;
   ~PipeEnd();
 
-  // Sends `size` bytes that `absl::Status write(std::span<std::byte>)` writes;
-  // its error is returned, and then nothing is sent. It must not block.
+  // Sends `size` bytes that `FillResult write(std::span<std::byte>,
+  // absl::Status& error)` writes as Ring::Put() says; if it aborts, `error` is
+  // returned.
   template <class Write>
   absl::Status Send(uint32_t type, size_t size, Write write, Deadline deadline);
 
   // Calls `absl::Status use(std::span<const std::byte>)` with the next message
   // and removes that. If it is of another type, or `use` returns an error, it
-  // stays, and the error is returned.
-  template <class Use>
-  absl::Status Recv(uint32_t type, Use use, Deadline deadline);
+  // stays, and the error is returned. `removed` as for Ring::Get().
+  template <class Use, class Removed = Ring::DoNothing>
+  absl::Status Recv(uint32_t type, Use use, Deadline deadline,
+                    Removed removed = {});
 
   // Whether Recv() would not wait: for a message, or the end of the file.
   absl::StatusOr<bool> Poll(Deadline deadline);
@@ -95,6 +97,7 @@ class PipeEnd {
   // What this end consists of.
   const std::optional<Ring>& in() const { return in_; }
   const std::optional<Ring>& out() const { return out_; }
+  std::optional<Ring>& out() { return out_; }
   // Null after Close().
   std::shared_ptr<const UniqueFd> socket() const {
     return closed() ? nullptr : socket_;
@@ -175,12 +178,14 @@ absl::Status PipeEnd::Send(uint32_t type, size_t size, Write write,
       [&](std::byte* to, uint32_t) {
         const Frame frame = {.version = Frame::kVersion, .type = type};
         memcpy(to, &frame, sizeof(frame));
-        error = write(std::span(to + sizeof(frame), size));
-        if (ABSL_PREDICT_TRUE(error.ok()) &&
+        const FillResult written =
+            write(std::span(to + sizeof(frame), size), error);
+        if (ABSL_PREDICT_TRUE(written == FillResult::kFilled) &&
             ABSL_PREDICT_FALSE(out_->MustRaiseSignal())) {
           error = RaiseSignal();
+          if (!error.ok()) return FillResult::kAborted;
         }
-        return error.ok();
+        return written;
       },
       deadline,
       [this](WatchList& list) { return WatchPeer(out_->consumer(), list); });
@@ -188,8 +193,9 @@ absl::Status PipeEnd::Send(uint32_t type, size_t size, Write write,
   return error.ok() ? PutError(result, size) : error;
 }
 
-template <class Use>
-absl::Status PipeEnd::Recv(uint32_t type, Use use, Deadline deadline) {
+template <class Use, class Removed>
+absl::Status PipeEnd::Recv(uint32_t type, Use use, Deadline deadline,
+                           Removed removed) {
   if (absl::Status error = CheckRecv(); ABSL_PREDICT_FALSE(!error.ok())) {
     return error;
   }
@@ -204,7 +210,8 @@ absl::Status PipeEnd::Recv(uint32_t type, Use use, Deadline deadline) {
         return error.ok();
       },
       deadline,
-      [this](WatchList& list) { return WatchPeer(in_->producer(), list); });
+      [this](WatchList& list) { return WatchPeer(in_->producer(), list); },
+      removed);
   LowerSignalIfEmpty();
   if (ABSL_PREDICT_TRUE(result == RingResult::kDone)) return absl::OkStatus();
   return error.ok() ? GetError(result) : error;

@@ -99,7 +99,10 @@ TEST_F(PipeEndTest, EndOfNothing) {
                   std::make_shared<const UniqueFd>());
   EXPECT_THAT(nothing.Send(
                   kRawBytes, 0,
-                  [](std::span<std::byte>) { return absl::OkStatus(); }, kNow),
+                  [](std::span<std::byte>, absl::Status&) {
+                    return FillResult::kFilled;
+                  },
+                  kNow),
               StatusIs(absl::StatusCode::kFailedPrecondition));
   EXPECT_THAT(nothing.Poll(kNow),
               StatusIs(absl::StatusCode::kFailedPrecondition));

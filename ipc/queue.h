@@ -13,6 +13,12 @@
 // last process drops its last handle. T is anything the codec takes
 // (mp/ipc/codec.h).
 //
+// Handles and descriptors among the items: the getter has the same object, even
+// if the putter is gone by then. The kernel keeps them on the way, but not
+// without limit: a queue with some 270 items that hold handles counts as full,
+// and so does one whose user has as many of them on the way as a process may
+// have descriptors (ulimit -n). One item may hold up to 253.
+//
 // Order: items come out in the order in which their puts were done; the items
 // of one producer in its order. Each item is gotten once.
 //
@@ -33,7 +39,9 @@
 //   ResourceExhausted    PutNowait: full. Another put that is under way is
 //                        waited for, but not one that is stopped (SIGSTOP) in
 //                        the middle. Put, Get: the system has no memory for the
-//                        queue to grow; the message names the system call
+//                        queue to grow, or this process no room for another
+//                        descriptor; nothing happened. The message names the
+//                        system call
 //   Unavailable          GetNowait: empty; likewise
 //   FailedPrecondition   Put: the queue is closed
 //   OutOfRange           Get: the queue is closed and no item is left
@@ -65,9 +73,11 @@
 #include "absl/time/time.h"
 #include "mp/base/check.h"
 #include "mp/base/deadline.h"
+#include "mp/ipc/carrier.h"
 #include "mp/ipc/codec.h"
 #include "mp/ipc/ring.h"
 #include "mp/shm/handle.h"
+#include "mp/shm/liveness.h"
 
 namespace mp {
 
@@ -109,7 +119,9 @@ class Queue {
     absl::StatusOr<ipc_internal::Ring> ring =
         ipc_internal::CreateQueueRing(options);
     if (!ring.ok()) return ring.status();
-    return Queue(*std::move(ring));
+    absl::StatusOr<Carrier> carrier = Carrier::Create();
+    if (!carrier.ok()) return carrier.status();
+    return Queue(*std::move(ring), *std::move(carrier));
   }
 
   // Appends `item`. Zero or less tries once without waiting, with the error
@@ -151,43 +163,54 @@ class Queue {
   void CancelJoinThread() {}
 
   // Whether both are handles of the same queue.
-  friend bool operator==(const Queue&, const Queue&) = default;
+  friend bool operator==(const Queue& a, const Queue& b) {
+    return a.ring_ == b.ring_;
+  }
 
  private:
+  using Carrier = ipc_internal::Carrier<T>;
+
   friend struct HandleAccess;
-  explicit Queue(ipc_internal::Ring ring) : ring_(std::move(ring)) {}
-  auto parts() const { return std::tuple(ring_); }
+  explicit Queue(ipc_internal::Ring ring, Carrier carrier = {})
+      : ring_(std::move(ring)), carrier_(std::move(carrier)) {}
+  auto parts() const {
+    return std::tuple_cat(std::tuple(ring_), carrier_.parts());
+  }
 
   absl::Status PutUntil(const T& item, Deadline deadline, bool nowait) {
-    const size_t size = EncodedSize(item);
-    absl::Status encoded;
+    const size_t size = Carrier::Size(item);
+    absl::Status error;
     const ipc_internal::RingResult result = ring_.Put(
         size,
         [&](std::byte* to, uint32_t) {
-          encoded = Encode(item, std::span(to, size));
-          return encoded.ok();
+          return carrier_.Write(ring_, item, std::span(to, size), error);
         },
         deadline);
     if (ABSL_PREDICT_TRUE(result == ipc_internal::RingResult::kDone)) {
       return absl::OkStatus();
     }
-    if (!encoded.ok()) return encoded;
+    if (!error.ok()) return error;
     return ipc_internal::PutError(result, size, ring_, nowait);
   }
 
   absl::StatusOr<T> GetUntil(Deadline deadline, bool nowait) {
+    using ipc_internal::RingResult;
     absl::StatusOr<T> item;
-    const ipc_internal::RingResult result =
-        ring_.Get([&item](std::span<const std::byte> record,
-                          uint32_t) { item = Decode<T>(record); },
-                  deadline);
-    if (ABSL_PREDICT_FALSE(result != ipc_internal::RingResult::kDone)) {
+    uint64_t serial = 0;
+    const RingResult result =
+        ring_.Get([&](std::span<const std::byte> record,
+                      uint32_t) { return carrier_.Read(record, item, serial); },
+                  deadline, ipc_internal::Ring::WatchOne{kNoToken},
+                  [&] { carrier_.Removed(serial); });
+    if (ABSL_PREDICT_FALSE(result != RingResult::kDone &&
+                           result != RingResult::kAborted)) {
       return ipc_internal::GetError(result, nowait);
     }
     return item;
   }
 
   ipc_internal::Ring ring_;
+  [[no_unique_address]] Carrier carrier_;
 };
 
 }  // namespace mp

@@ -1,5 +1,8 @@
 // SIGKILL at every instruction of the queue's operations.
 
+#include <fcntl.h>
+#include <unistd.h>
+
 #include <atomic>
 #include <cstdint>
 #include <optional>
@@ -14,6 +17,8 @@
 #include "absl/time/time.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "mp/base/check.h"
+#include "mp/base/unique_fd.h"
 #include "mp/ipc/kill_test_util.h"
 #include "mp/ipc/queue.h"
 #include "mp/ipc/ring.h"
@@ -109,7 +114,78 @@ TEST_F(QueueKillTest, Get) {
            }});
 }
 
-// Strings that run over the end of the memory.
+// ---- Items with descriptors.
+
+class QueueKillDescriptorTest : public QueueKillTest {
+ protected:
+  using Item = std::pair<int, UniqueFd>;
+
+  // Its descriptor is one of a pipe that holds the number.
+  static Item NewItem(char number) {
+    int ends[2];
+    MP_PCHECK(pipe2(ends, O_CLOEXEC) == 0) << "pipe2";
+    const UniqueFd writer(ends[1]);
+    MP_PCHECK(write(writer.get(), &number, 1) == 1) << "write";
+    return {number, UniqueFd(ends[0])};
+  }
+  void ExpectNext(char number) {
+    absl::StatusOr<Item> item = queue_->Get(kStranded);
+    ASSERT_OK(item);
+    EXPECT_EQ(item->first, number);
+    char held = 0;
+    EXPECT_EQ(read(item->second.get(), &held, 1), 1);
+    EXPECT_EQ(held, number);
+  }
+
+  std::optional<Queue<Item>> queue_;
+  Outcomes outcomes_;
+};
+
+TEST_F(QueueKillDescriptorTest, Put) {
+  Item second;
+  Run({.prepare =
+           [&] {
+             queue_.emplace();
+             ASSERT_OK(queue_->Put(NewItem(1)));
+             second = NewItem(2);
+           },
+       .op = [&] { queue_->Put(second).IgnoreError(); },
+       .check =
+           [&](const KillPoint& point) {
+             ASSERT_OK(queue_->Put(NewItem(3), kStranded));
+             ExpectNext(1);
+             const size_t left = queue_->qsize();
+             EXPECT_THAT(left, AnyOf(1u, 2u));
+             outcomes_.Saw(left == 2, point);
+             if (left == 2) ExpectNext(2);
+             ExpectNext(3);
+             ASSERT_OK(queue_->Put(NewItem(4), kStranded));
+             ExpectNext(4);
+           }});
+}
+
+TEST_F(QueueKillDescriptorTest, Get) {
+  Run({.prepare =
+           [&] {
+             queue_.emplace();
+             for (const char i : {1, 2, 3}) ASSERT_OK(queue_->Put(NewItem(i)));
+           },
+       .op = [&] { queue_->Get().IgnoreError(); },
+       .check =
+           [&](const KillPoint& point) {
+             const size_t left = queue_->qsize();
+             EXPECT_THAT(left, AnyOf(2u, 3u));
+             outcomes_.Saw(left == 2, point);
+             if (left == 3) ExpectNext(1);
+             ExpectNext(2);
+             ExpectNext(3);
+             ASSERT_OK(queue_->Put(NewItem(4), kStranded));
+             ExpectNext(4);
+           }});
+}
+
+// ---- Strings that run over the end of the memory.
+
 class QueueKillWrapTest : public QueueKillTest {
  protected:
   static std::string Text(char first, size_t size) {

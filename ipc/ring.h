@@ -49,6 +49,8 @@
 #include "mp/shm/adaptive_spin.h"
 #include "mp/shm/gate.h"
 #include "mp/shm/handle.h"
+#include "mp/shm/liveness.h"
+#include "mp/shm/park.h"
 #include "mp/shm/platform.h"
 #include "mp/shm/segment.h"
 #include "mp/sync/in_place_lock.h"
@@ -82,12 +84,19 @@ struct RingOptions {
   uint32_t max_records = 0;
 };
 
+// What the caller of Ring::Put says of the record it was to write.
+enum class FillResult {
+  kFilled,
+  kAborted,
+  kNoRoom,  // for what goes with it: once more when a record has gone
+};
+
 enum class RingResult {
   kDone,
   kTimedOut,   // full, or empty, until the deadline or the watched death; or
                // another process stayed inside a put, or get, as long
   kClosed,     // put: the ring is closed; get: and no record is left
-  kAborted,    // put: `fill` returned false; get: `use` did
+  kAborted,    // put: `fill` said so; get: `use` returned false
   kTooLarge,   // put: the record does not fit into the empty ring
   kNoMemory,   // see Ring::LastMemoryError()
   kCorrupted,  // the shared memory contradicts itself
@@ -103,10 +112,11 @@ class Ring {
 
   static absl::StatusOr<Ring> Create(const RingOptions& options);
 
-  // Appends a record of `size` bytes, which `fill(std::byte* to, uint32_t
-  // number)` writes. `number` counts the records of this ring, modulo 2^32. It
-  // runs under the producers' lock: it must neither block nor touch the ring.
-  // If it returns false or throws, nothing was put. Waits for room until the
+  // Appends a record of `size` bytes, which `FillResult fill(std::byte* to,
+  // uint32_t number)` writes. `number` counts the records of this ring, modulo
+  // 2^32. It runs under the producers' lock: it must neither block nor touch
+  // the ring but as said below. Unless it returns kFilled, or true, nothing was
+  // put; false is kAborted, and it may throw. Waits for room until the
   // deadline, or as `watch` says (see BasicGate::Wait). Deadline::Now() does
   // not wait for room, only for another put that is under way at the moment.
   template <class Fill, class Watch = WatchOne>
@@ -117,10 +127,14 @@ class Ring {
   // oldest record and removes it; `number` is the one it was put with. `use`
   // runs under the consumers' lock, before the record is gone: if it throws, or
   // returns false (it may return nothing), or its process dies in it, the
-  // record stays. Waits for a record until the deadline, or as `watch` says.
-  // Deadline::Now() as above.
-  template <class Use, class Watch = WatchOne>
-  RingResult Get(Use use, Deadline deadline, Watch watch = {kNoToken});
+  // record stays. `removed()` runs under the lock once it is gone. Waits for a
+  // record until the deadline, or as `watch` says. Deadline::Now() as above.
+  struct DoNothing {
+    void operator()() const {}
+  };
+  template <class Use, class Watch = WatchOne, class Removed = DoNothing>
+  RingResult Get(Use use, Deadline deadline, Watch watch = {kNoToken},
+                 Removed removed = {});
 
   // Waits for a record as Get() does, but takes nothing. False after the
   // deadline, or as `watch` says. When it returns true, another consumer may
@@ -195,6 +209,20 @@ class Ring {
   // unreadable, while no producer is at work.
   template <class Lower>
   void LowerSignal(Lower lower);
+
+  // ---- For what goes with records, outside of the ring.
+
+  // For `fill`: a number greater than all it has returned before, whoever died.
+  uint64_t NextSerial() {
+    const uint64_t serial =
+        control_->serial.load(std::memory_order_relaxed) + 1;
+    control_->serial.store(serial, std::memory_order_relaxed);
+    return serial;
+  }
+  // For `fill`: if there is no record, calls `f()` while no consumer is at
+  // work; returns whether.
+  template <class F>
+  bool WithoutRecords(F f) ABSL_NO_THREAD_SAFETY_ANALYSIS;
 
   // ---- For producers and consumers that care whether the others still live.
 
@@ -310,6 +338,7 @@ class Ring {
     std::atomic<uint32_t> grown{0};
     // kRaised is changed under the producers' lock.
     std::atomic<uint32_t> signal{0};
+    std::atomic<uint64_t> serial{0};  // stored under the producers' lock
     std::atomic<uint64_t> producer{kNoToken};
     std::atomic<uint64_t> consumer{kNoToken};
     std::atomic<uint32_t> departures{0};
@@ -383,7 +412,7 @@ class Ring {
   }
 
   static constexpr uint64_t kLayout =
-      LayoutFingerprint("ring", 3, sizeof(Control));
+      LayoutFingerprint("ring", 4, sizeof(Control));
 
   // What a process has of the ring. Regions are mapped when they are first used
   // there.
@@ -419,6 +448,16 @@ class Ring {
   }
   // Looks at the state of the moment, without a lock: a hint.
   bool HasRoom(uint32_t blocks) const;
+  // For a while, until there may be room for what goes with a record. Room may
+  // have come before the call already, or come without notice when a consumer
+  // dies, hence the while. False if Put must give up.
+  static FillResult ToFillResult(FillResult result) { return result; }
+  static FillResult ToFillResult(bool filled) {
+    return filled ? FillResult::kFilled : FillResult::kAborted;
+  }
+  template <class Watch>
+  bool AwaitRoomBeside(Deadline deadline, Watch watch);
+  static constexpr int64_t kRoomPatienceNanos = 10'000'000;
   // For the producers, who have come to `region`: the consumers' cursor, or the
   // region's start while the consumers are in another one.
   Cursor UsedFrom(uint32_t region) const;
@@ -557,9 +596,15 @@ RingResult Ring::Put(size_t size, Fill fill, Deadline deadline, Watch watch) {
     if (ABSL_PREDICT_TRUE(found == RingResult::kDone)) {
       const uint64_t header = size;
       memcpy(record, &header, kBlock);
-      if (!fill(record + kBlock, tail.records)) {
-        return RingResult::kAborted;
+      const FillResult filled =
+          ToFillResult(fill(record + kBlock, tail.records));
+      if (ABSL_PREDICT_FALSE(filled == FillResult::kNoRoom)) {
+        hold.unlock();
+        waited = true;
+        if (!AwaitRoomBeside(deadline, watch)) return RingResult::kTimedOut;
+        continue;
       }
+      if (filled == FillResult::kAborted) return RingResult::kAborted;
       const Cursor next = {.records = tail.records + 1,
                            .blocks = tail.blocks + blocks};
       // Release: who sees the new tail sees the record.
@@ -580,8 +625,8 @@ RingResult Ring::Put(size_t size, Fill fill, Deadline deadline, Watch watch) {
   }
 }
 
-template <class Use, class Watch>
-RingResult Ring::Get(Use use, Deadline deadline, Watch watch) {
+template <class Use, class Watch, class Removed>
+RingResult Ring::Get(Use use, Deadline deadline, Watch watch, Removed removed) {
   Control& control = *control_;
   Control::Side& side = control.consumers;
   bool waited = false;
@@ -626,6 +671,7 @@ RingResult Ring::Get(Use use, Deadline deadline, Watch watch) {
                            .blocks = head.blocks + BlocksFor(size)};
       // Release: the record was read before a producer may write there again.
       control.head.store(next.packed(), std::memory_order_release);
+      removed();
       if (ABSL_PREDICT_FALSE(control.grown.load(std::memory_order_relaxed) !=
                              0) &&
           control.tail.load(std::memory_order_relaxed) == next.packed()) {
@@ -644,6 +690,30 @@ RingResult Ring::Get(Use use, Deadline deadline, Watch watch) {
       return RingResult::kTimedOut;
     }
   }
+}
+
+template <class Watch>
+bool Ring::AwaitRoomBeside(Deadline deadline, Watch watch) {
+  const uint32_t before = gotten();
+  const auto changed = [this, before] {
+    return gotten() != before || closed();
+  };
+  if (control_->not_full.Wait(control_->producers.spin, changed,
+                              deadline.Sooner(kRoomPatienceNanos), watch)) {
+    return true;
+  }
+  WatchList watched;
+  return !deadline.Expired() && watch(watched);
+}
+
+template <class F>
+bool Ring::WithoutRecords(F f) ABSL_NO_THREAD_SAFETY_ANALYSIS {
+  Control& control = *control_;
+  if (HasRecord() || !AcquireConsumers(Deadline::Now())) return false;
+  const std::lock_guard hold(control.consumers.lock, std::adopt_lock);
+  if (HasRecord()) return false;
+  f();
+  return true;
 }
 
 template <class Lower>

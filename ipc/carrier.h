@@ -141,11 +141,16 @@ FillResult Carrier<T, true>::Write(Ring& ring, const T& value,
   if (!descriptors.fds().empty()) {
     serial = ring.NextSerial();
     absl::StatusOr<bool> sent = sockets_.Send(serial, descriptors.fds());
-    // Without records, what is in the socket is what the dead have left there.
-    if (sent.ok() && !*sent &&
-        ring.WithoutRecords([&] { sockets_.RemoveUpTo(serial); })) {
-      sent = sockets_.Send(serial, descriptors.fds());
-      if (sent.ok() && !*sent) sent = NoRoomForDescriptors();
+    if (sent.ok() && !*sent) {
+      ring.WhileNoGet(
+          [&] {
+            if (ring.HasRecord()) return;
+            // What is in the socket is what the dead have left there.
+            sockets_.RemoveUpTo(serial);
+            sent = sockets_.Send(serial, descriptors.fds());
+            if (sent.ok() && !*sent) sent = NoRoomForDescriptors();
+          },
+          Deadline::Now());
     }
     error = sent.status();
     if (!sent.ok()) return FillResult::kAborted;

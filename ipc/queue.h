@@ -136,10 +136,12 @@ class Queue {
 
   // Removes and returns the oldest item.
   absl::StatusOr<T> Get(absl::Duration timeout = absl::InfiniteDuration()) {
-    return GetUntil(Deadline::After(timeout), /*nowait=*/false);
+    Uncounted uncounted;
+    return GetUntil(Deadline::After(timeout), /*nowait=*/false, uncounted);
   }
   absl::StatusOr<T> GetNowait() {
-    return GetUntil(Deadline::Now(), /*nowait=*/true);
+    Uncounted uncounted;
+    return GetUntil(Deadline::Now(), /*nowait=*/true, uncounted);
   }
 
   // Items in the queue at some moment during the call.
@@ -171,6 +173,8 @@ class Queue {
   using Carrier = ipc_internal::Carrier<T>;
 
   friend struct HandleAccess;
+  template <class U>
+  friend class JoinableQueue;
   explicit Queue(ipc_internal::Ring ring, Carrier carrier = {})
       : ring_(std::move(ring)), carrier_(std::move(carrier)) {}
   auto parts() const {
@@ -193,15 +197,33 @@ class Queue {
     return ipc_internal::PutError(result, size, ring_, nowait);
   }
 
-  absl::StatusOr<T> GetUntil(Deadline deadline, bool nowait) {
+  // What JoinableQueue does with each item.
+  struct Uncounted {
+    absl::Status BeginTake(uint32_t) { return absl::OkStatus(); }
+    void EndTake() {}
+  };
+
+  template <class Accounts>
+  absl::StatusOr<T> GetUntil(Deadline deadline, bool nowait,
+                             Accounts& accounts) {
     using ipc_internal::RingResult;
     absl::StatusOr<T> item;
     uint64_t serial = 0;
-    const RingResult result =
-        ring_.Get([&](std::span<const std::byte> record,
-                      uint32_t) { return carrier_.Read(record, item, serial); },
-                  deadline, ipc_internal::Ring::WatchOne{kNoToken},
-                  [&] { carrier_.Removed(serial); });
+    const RingResult result = ring_.Get(
+        [&](std::span<const std::byte> record, uint32_t number) {
+          if (!carrier_.Read(record, item, serial)) return false;
+          if (absl::Status taken = accounts.BeginTake(number);
+              ABSL_PREDICT_FALSE(!taken.ok())) {
+            item = std::move(taken);
+            return false;
+          }
+          return true;
+        },
+        deadline, ipc_internal::Ring::WatchOne{kNoToken},
+        [&] {
+          accounts.EndTake();
+          carrier_.Removed(serial);
+        });
     if (ABSL_PREDICT_FALSE(result != RingResult::kDone &&
                            result != RingResult::kAborted)) {
       return ipc_internal::GetError(result, nowait);

@@ -219,10 +219,11 @@ class Ring {
     control_->serial.store(serial, std::memory_order_relaxed);
     return serial;
   }
-  // For `fill`: if there is no record, calls `f()` while no consumer is at
-  // work; returns whether.
+  // Calls `f()` while no consumer is at work; `fill` may call this. False if
+  // one stayed inside a get until the deadline, or for Deadline::Now() as
+  // above.
   template <class F>
-  bool WithoutRecords(F f) ABSL_NO_THREAD_SAFETY_ANALYSIS;
+  bool WhileNoGet(F f, Deadline deadline) ABSL_NO_THREAD_SAFETY_ANALYSIS;
 
   // ---- For producers and consumers that care whether the others still live.
 
@@ -707,11 +708,9 @@ bool Ring::AwaitRoomBeside(Deadline deadline, Watch watch) {
 }
 
 template <class F>
-bool Ring::WithoutRecords(F f) ABSL_NO_THREAD_SAFETY_ANALYSIS {
-  Control& control = *control_;
-  if (HasRecord() || !AcquireConsumers(Deadline::Now())) return false;
-  const std::lock_guard hold(control.consumers.lock, std::adopt_lock);
-  if (HasRecord()) return false;
+bool Ring::WhileNoGet(F f, Deadline deadline) ABSL_NO_THREAD_SAFETY_ANALYSIS {
+  if (!AcquireConsumers(deadline)) return false;
+  const std::lock_guard hold(control_->consumers.lock, std::adopt_lock);
   f();
   return true;
 }

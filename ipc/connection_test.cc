@@ -4,6 +4,7 @@
 #include <poll.h>
 #include <sys/epoll.h>
 #include <sys/syscall.h>
+#include <sys/time.h>
 #include <unistd.h>
 
 #include <array>
@@ -662,6 +663,55 @@ TEST_F(ConnectionTest, PollingProcessSleepsUntilAMessageComes) {
   });
   for (int i = 0; i < 3000; ++i) ASSERT_OK(a.Send(i));
   poller.ExpectExit();
+}
+
+// ---- Signals.
+
+// Runs `call` in a child that a signal interrupts every millisecond; once that
+// has happened often enough, `release` here lets the call end.
+template <class Call, class Release>
+void Interrupt(Call call, Release release) {
+  static std::atomic<int>* signals = nullptr;
+  const SharedPage<std::atomic<int>> count;
+  signals = count.get();
+  auto child = ChildProcess::Start([&] {
+    struct sigaction action = {};  // without SA_RESTART
+    action.sa_handler = [](int) { ++*signals; };
+    ASSERT_EQ(sigaction(SIGALRM, &action, nullptr), 0);
+    const itimerval every = {.it_interval = {0, 1000}, .it_value = {0, 1000}};
+    ASSERT_EQ(setitimer(ITIMER_REAL, &every, nullptr), 0);
+    call();
+  });
+  while (*count < 30) absl::SleepFor(absl::Milliseconds(1));
+  release();
+  child.ExpectExit();
+}
+
+// CPython: TestIgnoreEINTR.test_ignore.
+TEST_F(ConnectionTest, SignalsDoNotShortenCalls) {
+  auto [a, b] = Pipe<std::string>();
+  Interrupt([&b = b] { EXPECT_THAT(b.Recv(), IsOkAndHolds("message")); },
+            [&a = a] { ASSERT_OK(a.Send("message")); });
+  Interrupt(
+      [&b = b] {
+        EXPECT_THAT(b.Poll(absl::InfiniteDuration()), IsOkAndHolds(true));
+      },
+      [&a = a] { ASSERT_OK(a.Send("polled")); });
+  EXPECT_THAT(b.Recv(), IsOkAndHolds("polled"));
+
+  int sent = 0;
+  while (a.Send("fills the pipe", absl::ZeroDuration()).ok()) ++sent;
+  Interrupt([&a = a] { EXPECT_OK(a.Send("last")); },
+            [&b = b, sent] {
+              for (int i = 0; i < sent; ++i) ASSERT_OK(b.Recv());
+            });
+  EXPECT_THAT(b.Recv(), IsOkAndHolds("last"));
+
+  const std::string large(1 << 20, 'x');
+  ASSERT_OK(a.Send("first"));  // a large one waits for it
+  Interrupt([&] { EXPECT_OK(a.SendBytes(large)); },
+            [&b = b] { ASSERT_OK(b.Recv()); });
+  EXPECT_TRUE(b.RecvBytes().value() == large);
 }
 
 // ---- To another process as an argument.

@@ -6,8 +6,10 @@
 
 #include "mp/ipc/codec.h"
 #include "mp/ipc/connection.h"
+#include "mp/ipc/joinable_queue.h"
 #include "mp/ipc/pipe.h"
 #include "mp/ipc/queue.h"
+#include "mp/ipc/simple_queue.h"
 #include "mp/pool/async_result.h"
 #include "mp/pool/pool.h"
 #include "mp/pool/worker_died.h"

@@ -36,7 +36,9 @@ uint64_t NextSerial(int fd) {
 absl::Status NoRoomForDescriptors() {
   return absl::ResourceExhaustedError(
       "sendmsg: the kernel takes no more descriptors on the way of this user "
-      "(ulimit -n), or of sockets that are on the way themselves");
+      "(ulimit -n), or of sockets that are on the way themselves, or hundreds "
+      "of "
+      "senders have died in the middle of Send");
 }
 
 absl::StatusOr<DescriptorSockets> DescriptorSockets::Create() {
@@ -53,7 +55,8 @@ absl::StatusOr<DescriptorSockets> DescriptorSockets::Create() {
   const auto part = [](UniqueFd& socket) {
     return DescriptorPart{std::make_shared<const UniqueFd>(std::move(socket))};
   };
-  return DescriptorSockets(part(sockets[0]), part(sockets[1]));
+  const DescriptorPart own = part(sockets[0]);
+  return DescriptorSockets(own, part(sockets[1]));
 }
 
 absl::StatusOr<bool> DescriptorSockets::Send(uint64_t serial,
@@ -75,7 +78,7 @@ absl::StatusOr<bool> DescriptorSockets::Send(uint64_t serial,
   header->cmsg_type = SCM_RIGHTS;
   header->cmsg_len = CMSG_LEN(fds.size_bytes());
   memcpy(CMSG_DATA(header), fds.data(), fds.size_bytes());
-  if (sendmsg(to_.fd->get(), &message, MSG_DONTWAIT | MSG_NOSIGNAL) >= 0) {
+  if (sendmsg(own_.fd->get(), &message, MSG_DONTWAIT | MSG_NOSIGNAL) >= 0) {
     return true;
   }
   // The second one is about all sockets of this user.
@@ -85,7 +88,7 @@ absl::StatusOr<bool> DescriptorSockets::Send(uint64_t serial,
 
 absl::StatusOr<IncomingDescriptors> DescriptorSockets::Peek(
     uint64_t serial) const {
-  const int fd = from_.fd->get();
+  const int fd = (other_.has_value() ? *other_ : own_).fd->get();
   if (serial == 0) return Missing(serial);
   RemoveUpTo(serial - 1);
   if (NextSerial(fd) != serial) return Missing(serial);
@@ -125,7 +128,7 @@ absl::StatusOr<IncomingDescriptors> DescriptorSockets::Peek(
 }
 
 void DescriptorSockets::RemoveUpTo(uint64_t serial) const {
-  const int fd = from_.fd->get();
+  const int fd = (other_.has_value() ? *other_ : own_).fd->get();
   for (uint64_t next = NextSerial(fd); next != 0 && next <= serial;
        next = NextSerial(fd)) {
     // Without room for descriptors, they are closed.

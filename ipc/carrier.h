@@ -23,6 +23,7 @@
 #include <cstdint>
 #include <cstring>
 #include <memory>
+#include <optional>
 #include <span>
 #include <tuple>
 #include <utility>
@@ -42,13 +43,19 @@ inline constexpr size_t kMaxDescriptors = 253;
 
 absl::Status NoRoomForDescriptors();
 
-// The two sockets. Every process that has the ring has both.
+// A pair of connected sockets, or one of them. Every process that has a queue
+// has both. An end of a pipe has one for both directions, so that the kernel
+// closes what is on the way to an end that nobody has any more.
 class DescriptorSockets {
  public:
   static absl::StatusOr<DescriptorSockets> Create();
-
-  // The same sockets for a ring in the other direction.
-  DescriptorSockets Reversed() const { return {from_, to_}; }
+  // Of one that has both.
+  std::pair<DescriptorSockets, DescriptorSockets> Split() const {
+    return {{own_, std::nullopt}, {*other_, std::nullopt}};
+  }
+  // Whether what Send() sends arrives here.
+  bool has_both() const { return other_.has_value(); }
+  const std::shared_ptr<const UniqueFd>& own() const { return own_.fd; }
 
   // False, without an error, if the kernel has no room for more descriptors on
   // the way, of this pair or of this user.
@@ -62,20 +69,23 @@ class DescriptorSockets {
 
  private:
   friend struct mp::HandleAccess;
-  DescriptorSockets(DescriptorPart to, DescriptorPart from)
-      : to_(std::move(to)), from_(std::move(from)) {}
-  auto parts() const { return std::tuple(to_, from_); }
+  DescriptorSockets(DescriptorPart own, std::optional<DescriptorPart> other)
+      : own_(std::move(own)), other_(std::move(other)) {}
+  auto parts() const { return std::tuple(own_, other_); }
 
-  DescriptorPart to_;    // where senders send
-  DescriptorPart from_;  // where that arrives
+  DescriptorPart own_;  // to send to, and without another, to receive from
+  std::optional<DescriptorPart> other_;  // to receive from
 };
 
 // For values without descriptors.
 template <class T, bool kDescriptors = CarriesDescriptors<T>()>
 class Carrier {
  public:
+  // For a queue; split, for the ends of a pipe.
   static absl::StatusOr<Carrier> Create() { return Carrier(); }
-  Carrier Reversed() const { return *this; }
+  std::pair<Carrier, Carrier> Split() const { return {*this, *this}; }
+  // The socket of an end of a pipe.
+  std::shared_ptr<const UniqueFd> socket() const { return nullptr; }
   // For the parts() of a handle that has this one.
   std::tuple<> parts() const { return {}; }
 
@@ -109,7 +119,10 @@ class Carrier<T, true> {
   }
   Carrier(DescriptorSockets sockets)  // NOLINT: from its part
       : sockets_(std::move(sockets)) {}
-  Carrier Reversed() const { return sockets_.Reversed(); }
+  std::pair<Carrier, Carrier> Split() const { return sockets_.Split(); }
+  const std::shared_ptr<const UniqueFd>& socket() const {
+    return sockets_.own();
+  }
   std::tuple<DescriptorSockets> parts() const { return {sockets_}; }
 
   static size_t Size(const T& value) { return kHead + EncodedSize(value); }
@@ -146,7 +159,7 @@ FillResult Carrier<T, true>::Write(Ring& ring, const T& value,
           [&] {
             if (ring.HasRecord()) return;
             // What is in the socket is what the dead have left there.
-            sockets_.RemoveUpTo(serial);
+            if (sockets_.has_both()) sockets_.RemoveUpTo(serial);
             sent = sockets_.Send(serial, descriptors.fds());
             if (sent.ok() && !*sent) sent = NoRoomForDescriptors();
           },

@@ -1,6 +1,7 @@
 #include "mp/ipc/carrier.h"
 
 #include <fcntl.h>
+#include <signal.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
@@ -342,6 +343,82 @@ TEST_F(CarrierTest, GetterWithoutRoomForDescriptors) {
     EXPECT_EQ(HeldBy(*message), 'c');
   });
   getter.ExpectExit();
+}
+
+// They share memory, so they need neither descriptors nor mappings of their
+// own.
+TEST_F(CarrierTest, ThousandsOfSmallObjects) {
+  Queue<Event> queue;
+  auto getter = ChildProcess::Start([&queue] {
+    std::vector<Event> events;
+    for (int i = 0; i < 5000; ++i) {
+      absl::StatusOr<Event> event = queue.Get();
+      ASSERT_OK(event);
+      EXPECT_EQ(event->IsSet(), i % 2 == 0);
+      events.push_back(*std::move(event));
+    }
+    EXPECT_LT(Holding('x').get(), 100);  // the lowest number that is free
+  });
+  for (int i = 0; i < 5000; ++i) {
+    Event event;
+    if (i % 2 == 0) event.Set();
+    ASSERT_OK(queue.Put(event));
+  }
+  getter.ExpectExit();
+}
+
+// What comes back is what was sent.
+TEST_F(CarrierTest, SameObjectIsEqual) {
+  const Event event;
+  Queue<Event> queue;
+  ASSERT_OK(queue.Put(event));
+  EXPECT_THAT(queue.Get(), IsOkAndHolds(event));
+  Queue<Queue<Event>> queues;
+  ASSERT_OK(queues.Put(queue));
+  EXPECT_THAT(queues.Get(), IsOkAndHolds(queue));
+}
+
+// An end that was on the way to a process that died: nobody has it any more.
+TEST_F(CarrierTest, EndOfFileOfAnEndOnTheWay) {
+  for (const bool taken : {false, true}) {
+    auto [to_worker, worker] = Pipe<Connection<int>>();
+    auto [ours, theirs] = Pipe<int>();
+    Event ready;
+    auto child =
+        ChildProcess::Start([&, &to_worker = to_worker, &worker = worker,
+                             &ours = ours, &theirs = theirs] {
+          to_worker.Close();
+          ours.Close();
+          theirs.Close();
+          ASSERT_OK(worker.Poll(absl::InfiniteDuration()));
+          absl::StatusOr<Connection<int>> connection;
+          if (taken) connection = worker.Recv();
+          ready.Set();
+          for (;;) pause();
+        });
+    worker.Close();
+    ASSERT_OK(to_worker.Send(theirs));
+    theirs.Close();
+    ready.Wait();
+    EXPECT_THAT(ours.Poll(), IsOkAndHolds(false));
+    child.Kill();
+    child.ExpectSignal(SIGKILL);
+    EXPECT_THAT(ours.Recv(), StatusIs(absl::StatusCode::kOutOfRange));
+    EXPECT_THAT(to_worker.Send(ours),
+                StatusIs(absl::StatusCode::kFailedPrecondition));
+  }
+}
+
+// Close() gives up what is on the way to this process, too.
+TEST_F(CarrierTest, CloseDropsWhatIsOnTheWay) {
+  auto [a, b] = Pipe<Connection<int>>();
+  auto [ours, theirs] = Pipe<int>();
+  ASSERT_OK(a.Send(theirs));
+  theirs.Close();
+  const Connection<Connection<int>> copy = b;
+  b.Close();
+  EXPECT_THAT(ours.Recv(), StatusIs(absl::StatusCode::kOutOfRange));
+  EXPECT_THAT(a.Send(ours), StatusIs(absl::StatusCode::kFailedPrecondition));
 }
 
 // A pipe whose ends travel through pipes: each in the one before.

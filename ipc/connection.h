@@ -1,7 +1,7 @@
 // Connection: one end of a pipe between processes (mp/ipc/pipe.h).
 //
 //   auto [ours, theirs] = mp::Pipe<std::string>();
-//   mp::Process worker([theirs = std::move(theirs)]() mutable {
+//   mp::Process worker([theirs = theirs]() mutable {
 //     absl::StatusOr<std::string> question = theirs.Recv();
 //     if (question.ok()) theirs.Send("forty-two").IgnoreError();
 //   });
@@ -109,7 +109,7 @@ class Connection {
     return end_->Send(
         kType, Carrier::Size(message),
         [&](std::span<std::byte> to, absl::Status& error) {
-          return out_.Write(*end_->out(), message, to, error);
+          return carrier_.Write(*end_->out(), message, to, error);
         },
         Deadline::After(timeout));
   }
@@ -119,10 +119,10 @@ class Connection {
     absl::Status error = end_->Recv(
         kType,
         [&](std::span<const std::byte> bytes) {
-          return in_.Read(bytes, message, serial) ? absl::OkStatus()
-                                                  : message.status();
+          return carrier_.Read(bytes, message, serial) ? absl::OkStatus()
+                                                       : message.status();
         },
-        Deadline::After(timeout), [&] { in_.Removed(serial); });
+        Deadline::After(timeout), [&] { carrier_.Removed(serial); });
     if (ABSL_PREDICT_FALSE(!error.ok())) return error;
     return message;
   }
@@ -184,8 +184,10 @@ class Connection {
 
   static constexpr uint32_t kType = ipc_internal::TypeMark<T>();
 
-  Connection(std::shared_ptr<ipc_internal::PipeEnd> end, Carrier out)
-      : end_(std::move(end)), out_(std::move(out)), in_(out_.Reversed()) {}
+  Connection(std::shared_ptr<ipc_internal::PipeEnd> end, Carrier carrier)
+      : end_(std::move(end)), carrier_(std::move(carrier)) {
+    end_->SetCarrier(carrier_.socket());
+  }
   Connection(std::optional<ipc_internal::Ring> in,
              std::optional<ipc_internal::Ring> out, DescriptorPart socket,
              Carrier carrier = {})
@@ -196,7 +198,7 @@ class Connection {
     return std::tuple_cat(
         std::tuple(std::as_const(*end_).in(), std::as_const(*end_).out(),
                    DescriptorPart{end_->socket()}),
-        out_.parts());
+        carrier_.parts());
   }
 
   // Calls `use` with a raw message of at most `maxlength` bytes.
@@ -215,8 +217,7 @@ class Connection {
   }
 
   std::shared_ptr<ipc_internal::PipeEnd> end_;
-  [[no_unique_address]] Carrier out_;
-  [[no_unique_address]] Carrier in_;
+  [[no_unique_address]] Carrier carrier_;
 };
 
 // ---- implementation ----

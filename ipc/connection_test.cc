@@ -714,6 +714,56 @@ TEST_F(ConnectionTest, SignalsDoNotShortenCalls) {
   EXPECT_TRUE(b.RecvBytes().value() == large);
 }
 
+TEST_F(ConnectionTest, EveryMessageHasAnEdge) {
+  auto [a, b] = Pipe<int>();
+  constexpr int kMessages = 3000;
+  auto poller = ChildProcess::Start([&b = b] {
+    const UniqueFd epoll(epoll_create1(EPOLL_CLOEXEC));
+    epoll_event event = {.events = EPOLLIN | EPOLLET, .data = {}};
+    ASSERT_EQ(epoll_ctl(epoll.get(), EPOLL_CTL_ADD, b.fileno().value(), &event),
+              0);
+    for (int next = 0; next < kMessages;) {
+      ASSERT_EQ(epoll_wait(epoll.get(), &event, 1, -1), 1);
+      for (;;) {  // until there is none, as edges want it
+        const absl::StatusOr<int> message = b.Recv(absl::ZeroDuration());
+        if (!message.ok()) {
+          ASSERT_THAT(message, TimedOut());
+          break;
+        }
+        ASSERT_EQ(*message, next++);
+      }
+    }
+  });
+  for (int i = 0; i < kMessages; ++i) {
+    ASSERT_OK(a.Send(i));
+    if (i % 3 == 0) std::this_thread::yield();
+  }
+  poller.ExpectExit();
+}
+
+// It has only received when it dies, and nobody looks around by himself.
+TEST_F(PatientConnectionTest, DeathBeforeTheFirstAnswerWakes) {
+  auto [a, b] = Pipe<int>();
+  const SharedPage<std::atomic<bool>> closed;
+  auto worker = ChildProcess::Start([&, &a = a, &b = b] {
+    a.Close();
+    while (!*closed) std::this_thread::yield();
+    EXPECT_THAT(b.Recv(), IsOkAndHolds(1));
+    b.Recv().IgnoreError();
+  });
+  b.Close();
+  *closed = true;
+  ASSERT_TRUE(worker.WaitUntilAsleep());
+  auto waiter = ChildProcess::Start([&a = a] {
+    ASSERT_OK(a.Send(1));
+    EXPECT_THAT(a.Recv(), StatusIs(absl::StatusCode::kOutOfRange));
+  });
+  ASSERT_TRUE(waiter.WaitUntilAsleep());
+  worker.Kill();
+  worker.ExpectSignal(SIGKILL);
+  waiter.ExpectExit();
+}
+
 // ---- To another process as an argument.
 
 TEST_F(ConnectionTest, EndTravels) {

@@ -41,8 +41,9 @@ absl::StatusOr<std::pair<Connection<T>, Connection<T>>> CreatePipe(
   absl::StatusOr<ipc_internal::Carrier<T>> carrier =
       ipc_internal::Carrier<T>::Create();
   if (!carrier.ok()) return carrier.status();
-  return std::pair(Connection<T>(std::move(ends->first), *carrier),
-                   Connection<T>(std::move(ends->second), carrier->Reversed()));
+  auto [first, second] = carrier->Split();
+  return std::pair(Connection<T>(std::move(ends->first), std::move(first)),
+                   Connection<T>(std::move(ends->second), std::move(second)));
 }
 
 }  // namespace mp

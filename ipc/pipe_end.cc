@@ -80,6 +80,7 @@ PipeEnd::PipeEnd(std::optional<Ring> in, std::optional<Ring> out,
 PipeEnd::~PipeEnd() {
   if (closed()) return;
   socket_.reset();
+  carrier_.reset();
   Leave();
 }
 
@@ -91,10 +92,13 @@ void PipeEnd::Leave() {
 void PipeEnd::Close() {
   if (closed_.exchange(true, std::memory_order_acq_rel)) return;
   if (!in_.has_value() && !out_.has_value()) return;
-  // Closes the socket and puts something harmless in its place.
-  MP_PCHECK(dup3((in_.has_value() ? in_ : out_)->fd(), socket_->get(),
-                 O_CLOEXEC) >= 0)
-      << "dup3";
+  for (const auto& socket : {socket_, carrier_}) {
+    if (socket == nullptr) continue;
+    // Closes the socket and puts something harmless in its place. That fails in
+    // a process that has lowered its limit of descriptors: then the socket goes
+    // with the last copy of the handle.
+    dup3((in_.has_value() ? in_ : out_)->fd(), socket->get(), O_CLOEXEC);
+  }
   Leave();
 }
 
@@ -116,8 +120,12 @@ absl::Status PipeEnd::BrokenPipe() {
   return ErrnoStatus(EPIPE, "no process has the other end any more");
 }
 
-bool PipeEnd::WatchPeer(Token peer, WatchList& list) const {
+bool PipeEnd::WatchPeer(Token peer, const std::optional<Ring>& other,
+                        WatchList& list) const {
   if (closed()) return false;
+  if (peer == kNoToken && other.has_value()) {
+    peer = &other == &out_ ? other->consumer() : other->producer();
+  }
   if (peer == kNoToken) return !HungUp();
   if (Liveness::IsDead(peer)) return !HungUp(kMillisFromDeathToHangup);
   list.Add(peer);  // which still has the other end
@@ -142,6 +150,7 @@ absl::Status PipeEnd::PutError(RingResult result, size_t size) const {
     case RingResult::kTimedOut:
       if (closed()) return Closed();
       if (HungUp()) return BrokenPipe();
+      if (closed()) return Closed();  // just now, so HungUp() saw nothing
       return absl::DeadlineExceededError("the pipe stayed full");
     case RingResult::kTooLarge:
       return absl::InvalidArgumentError(
@@ -196,6 +205,7 @@ absl::Status PipeEnd::GetError(RingResult result) const {
             "end of file: no message is left, and no process has the other end "
             "any more");
       }
+      if (closed()) return Closed();  // just now, so HungUp() saw nothing
       return absl::DeadlineExceededError("no message came");
     default:
       return Ring::ErrorOf(result, "pipe");
@@ -205,12 +215,12 @@ absl::Status PipeEnd::GetError(RingResult result) const {
 absl::StatusOr<bool> PipeEnd::Poll(Deadline deadline) {
   if (absl::Status error = CheckRecv(); !error.ok()) return error;
   const bool ready = in_->AwaitRecord(deadline, [this](WatchList& list) {
-    return WatchPeer(in_->producer(), list);
+    return WatchPeer(in_->producer(), out_, list);
   });
-  if (ready) return true;
-  LowerSignalIfEmpty();
+  if (ready || LowerSignalIfEmpty()) return true;
+  const bool hung_up = HungUp();  // a message that came meanwhile is as good
   if (closed()) return Closed();
-  return HungUp();  // a message that came meanwhile is as good
+  return hung_up;
 }
 
 bool PipeEnd::HungUp(int patience_millis) const {
@@ -219,8 +229,8 @@ bool PipeEnd::HungUp(int patience_millis) const {
   return poll(&entry, 1, patience_millis) > 0 && (entry.revents & POLLHUP) != 0;
 }
 
-void PipeEnd::LowerSignal() {
-  in_->LowerSignal([this] {
+bool PipeEnd::LowerSignal() {
+  return in_->LowerSignal([this] {
     std::array<char, 4096> bytes;
     while (recv(socket_->get(), bytes.data(), bytes.size(), MSG_DONTWAIT) ==
            static_cast<ssize_t>(bytes.size())) {

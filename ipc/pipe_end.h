@@ -69,6 +69,10 @@ class PipeEnd {
 
   PipeEnd(std::optional<Ring> in, std::optional<Ring> out,
           std::shared_ptr<const UniqueFd> socket);
+  // Before anybody else has the end: what is to be closed with it.
+  void SetCarrier(std::shared_ptr<const UniqueFd> carrier) {
+    carrier_ = std::move(carrier);
+  }
   PipeEnd(const PipeEnd&) = delete;
   PipeEnd& operator=(const PipeEnd&) = delete;
   ~PipeEnd();
@@ -135,8 +139,10 @@ class PipeEnd {
   // Tells who waits on the other side.
   void Leave();
   // For who waits: false if no process has the other end any more, or this one
-  // closed its own. `peer` was last seen there.
-  bool WatchPeer(Token peer, WatchList& list) const;
+  // closed its own. `peer` was last seen there; if nobody was, somebody may
+  // have been in the `other` direction.
+  bool WatchPeer(Token peer, const std::optional<Ring>& other,
+                 WatchList& list) const;
   // Makes the other end's socket readable.
   absl::Status RaiseSignal();
   absl::Status PutError(RingResult result, size_t size) const;
@@ -144,14 +150,13 @@ class PipeEnd {
   // Whether the kernel says that no process has the other end any more, or does
   // within so much time.
   bool HungUp(int patience_millis = 0) const;
-  // For who polls from outside.
-  void LowerSignalIfEmpty() {
-    if (ABSL_PREDICT_FALSE(in_->RaisesSignalForEachRecord()) &&
-        !in_->HasRecord()) {
-      LowerSignal();
-    }
+  // For who polls from outside. Whether a message has come after all, of which
+  // no other edge will tell.
+  bool LowerSignalIfEmpty() {
+    return ABSL_PREDICT_FALSE(in_->RaisesSignalForEachRecord()) &&
+           !in_->HasRecord() && LowerSignal();
   }
-  void LowerSignal();
+  bool LowerSignal();
   static absl::Status CheckFrame(std::span<const std::byte> record,
                                  uint32_t type);
   absl::Status GetError(RingResult result) const;
@@ -161,6 +166,8 @@ class PipeEnd {
   // The number stays taken until nobody uses this object any more, or a call in
   // another thread might touch a stranger's descriptor.
   std::shared_ptr<const UniqueFd> socket_;  // not null
+  // For descriptors (mp/ipc/carrier.h); null if they cannot come.
+  std::shared_ptr<const UniqueFd> carrier_;
   std::atomic<bool> closed_{false};
 };
 
@@ -171,6 +178,9 @@ absl::Status PipeEnd::Send(uint32_t type, size_t size, Write write,
                            Deadline deadline) {
   if (absl::Status error = CheckSend(); ABSL_PREDICT_FALSE(!error.ok())) {
     return error;
+  }
+  if (size > out_->max_record_size() - sizeof(Frame)) {
+    return PutError(RingResult::kTooLarge, size);
   }
   absl::Status error;
   const RingResult result = out_->Put(
@@ -188,8 +198,11 @@ absl::Status PipeEnd::Send(uint32_t type, size_t size, Write write,
         return written;
       },
       deadline,
-      [this](WatchList& list) { return WatchPeer(out_->consumer(), list); });
+      [this](WatchList& list) {
+        return WatchPeer(out_->consumer(), in_, list);
+      });
   if (ABSL_PREDICT_TRUE(result == RingResult::kDone)) return absl::OkStatus();
+  if (closed()) return SendError();
   return error.ok() ? PutError(result, size) : error;
 }
 
@@ -201,20 +214,31 @@ absl::Status PipeEnd::Recv(uint32_t type, Use use, Deadline deadline,
   }
   if (deadline != Deadline::Now()) in_->SpinForRecord();
   absl::Status error;
-  const RingResult result = in_->Get(
-      [&](std::span<const std::byte> record, uint32_t) {
-        error = CheckFrame(record, type);
-        if (ABSL_PREDICT_TRUE(error.ok())) {
-          error = use(record.subspan(sizeof(Frame)));
-        }
-        return error.ok();
-      },
-      deadline,
-      [this](WatchList& list) { return WatchPeer(in_->producer(), list); },
-      removed);
-  LowerSignalIfEmpty();
+  bool more = false;
+  RingResult result;
+  do {
+    result = in_->Get(
+        [&](std::span<const std::byte> record, uint32_t) {
+          error = CheckFrame(record, type);
+          // What nobody can ever receive does not stay.
+          if (absl::IsDataLoss(error)) return true;
+          if (ABSL_PREDICT_TRUE(error.ok())) {
+            error = use(record.subspan(sizeof(Frame)));
+          }
+          return error.ok();
+        },
+        deadline,
+        [this](WatchList& list) {
+          return WatchPeer(in_->producer(), out_, list);
+        },
+        [&] {
+          if (error.ok()) removed();
+        });
+    more = LowerSignalIfEmpty();
+  } while (ABSL_PREDICT_FALSE(more) && result == RingResult::kTimedOut);
+  if (ABSL_PREDICT_FALSE(!error.ok())) return error;
   if (ABSL_PREDICT_TRUE(result == RingResult::kDone)) return absl::OkStatus();
-  return error.ok() ? GetError(result) : error;
+  return GetError(result);
 }
 
 }  // namespace mp::ipc_internal

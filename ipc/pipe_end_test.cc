@@ -86,10 +86,10 @@ TEST_F(PipeEndTest, MessageOfAnotherVersion) {
 TEST_F(PipeEndTest, MessageWithoutAWholeFrame) {
   for (size_t size = 0; size < sizeof(Frame); ++size) {
     SCOPED_TRACE(size);
-    Ring ring = receiver_->in().value();
+    const Ring ring = receiver_->in().value();
     PutRecord(std::vector<std::byte>(size));
     EXPECT_THAT(Recv(kRawBytes), StatusIs(absl::StatusCode::kDataLoss));
-    ASSERT_EQ(ring.Get([](auto, uint32_t) {}, kNow), RingResult::kDone);
+    EXPECT_EQ(ring.size(), 0u);  // it would stay for ever
   }
 }
 

@@ -6,6 +6,7 @@
 #include <atomic>
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <string>
 #include <tuple>
 #include <utility>
@@ -18,6 +19,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "mp/base/check.h"
+#include "mp/base/deadline.h"
 #include "mp/base/unique_fd.h"
 #include "mp/ipc/kill_test_util.h"
 #include "mp/ipc/queue.h"
@@ -111,6 +113,47 @@ TEST_F(QueueKillTest, Get) {
              EXPECT_THAT(queue->Get(kStranded), IsOkAndHolds(2));
              EXPECT_THAT(queue->GetNowait(), IsOkAndHolds(3));
              ExpectWorks(*queue, 4);
+           }});
+}
+
+// A record that fits into one region only, which the dying consumer may have
+// been about to leave. Without its contents, so that each instruction counts.
+TEST_F(QueueKillTest, GetOfALargeRecord) {
+  using ipc_internal::Ring;
+  using ipc_internal::RingResult;
+  std::optional<Ring> ring;
+  Outcomes outcomes;
+  const auto put = [&ring] {
+    return ring->Put(
+        20'000, [](std::byte*, uint32_t) { return true; },
+        Deadline::After(kStranded));
+  };
+  const auto get = [&ring] {
+    return ring->Get([](std::span<const std::byte>, uint32_t) {},
+                     Deadline::After(kStranded));
+  };
+  Run({.prepare =
+           [&] {
+             ring = Ring::Create(
+                        {.name = "test",
+                         .capacity_bytes = 4096,
+                         .growth = ipc_internal::RingGrowth::kForLargeRecords,
+                         .large_bytes = 65536})
+                        .value();
+             ASSERT_EQ(put(), RingResult::kDone);
+           },
+       .op = [&] { get(); },
+       .check =
+           [&](const KillPoint& point) {
+             const bool gotten = !ring->HasRecord();
+             outcomes.Saw(gotten, point);
+             if (!gotten) {
+               ASSERT_EQ(get(), RingResult::kDone);
+             }
+             for (int i = 0; i < 3; ++i) {
+               ASSERT_EQ(put(), RingResult::kDone);
+               ASSERT_EQ(get(), RingResult::kDone);
+             }
            }});
 }
 

@@ -198,6 +198,20 @@ uint32_t Ring::RegionToGrowInto(uint32_t region, Cursor tail,
   return kNoRegion;
 }
 
+bool Ring::ConsumersAreBehind(uint32_t last, Cursor tail) const {
+  return tail.packed() == control_->head.load(std::memory_order_relaxed) &&
+         control_->consumers.region.load(std::memory_order_relaxed) != last;
+}
+
+void Ring::LeadConsumersTo(uint32_t last) {
+  WhileNoGet(
+      [&] {
+        // Release: as in FindRecordSlow().
+        control_->consumers.region.store(last, std::memory_order_release);
+      },
+      Deadline::Now());
+}
+
 bool Ring::HasRoom(uint32_t blocks) const {
   const Cursor tail =
       Cursor::Unpack(control_->tail.load(std::memory_order_relaxed));
@@ -205,7 +219,8 @@ bool Ring::HasRoom(uint32_t blocks) const {
       LastRegion(control_->producers.region.load(std::memory_order_relaxed));
   return region == kNoRegion ||  // Put will say what that is
          Fits(tail, UsedFrom(region), region, blocks) ||
-         RegionToGrowInto(region, tail, blocks) != kNoRegion;
+         RegionToGrowInto(region, tail, blocks) != kNoRegion ||
+         ConsumersAreBehind(region, tail);
 }
 
 void Ring::SetProducers(uint32_t region, Cursor used_from) {
@@ -236,6 +251,10 @@ RingResult Ring::FindPlaceSlow(Cursor tail, uint32_t blocks,
   if (!Fits(tail, used_from, region, blocks)) {
     const uint32_t last = region;
     region = RegionToGrowInto(last, tail, blocks);
+    if (region == kNoRegion && ConsumersAreBehind(last, tail)) {
+      LeadConsumersTo(last);
+      region = RegionToGrowInto(last, tail, blocks);
+    }
     if (region == kNoRegion) return RingResult::kTimedOut;
     Region& fresh = control.regions[region];
     fresh.start.store(tail.blocks, std::memory_order_relaxed);

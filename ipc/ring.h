@@ -206,9 +206,10 @@ class Ring {
             kForEachRecord) != 0;
   }
   // If there is no record, calls `lower()`, which makes the descriptor
-  // unreadable, while no producer is at work.
+  // unreadable, while no producer is at work. Returns whether there is one: its
+  // producer may have raised the signal before the caller looked for it.
   template <class Lower>
-  void LowerSignal(Lower lower);
+  bool LowerSignal(Lower lower);
 
   // ---- For what goes with records, outside of the ring.
 
@@ -449,13 +450,13 @@ class Ring {
   }
   // Looks at the state of the moment, without a lock: a hint.
   bool HasRoom(uint32_t blocks) const;
-  // For a while, until there may be room for what goes with a record. Room may
-  // have come before the call already, or come without notice when a consumer
-  // dies, hence the while. False if Put must give up.
   static FillResult ToFillResult(FillResult result) { return result; }
   static FillResult ToFillResult(bool filled) {
     return filled ? FillResult::kFilled : FillResult::kAborted;
   }
+  // For a while, until there may be room for what goes with a record. Room may
+  // have come before the call already, or come without notice when a consumer
+  // dies, hence the while. False if Put must give up.
   template <class Watch>
   bool AwaitRoomBeside(Deadline deadline, Watch watch);
   static constexpr int64_t kRoomPatienceNanos = 10'000'000;
@@ -466,6 +467,11 @@ class Ring {
   uint32_t RegionsInUse() const;
   // The region at the end of the way over `next`; kNoRegion if it has none.
   uint32_t LastRegion(uint32_t region) const;
+  // Whether the consumers, who have read everything, have not come to the last
+  // region: one of them died on the way, so that one is in use for nothing.
+  bool ConsumersAreBehind(uint32_t last, Cursor tail) const;
+  // Under the producers' lock, without a record.
+  void LeadConsumersTo(uint32_t last);
   // The region where a record that does not fit into the producers' region
   // goes; kNoRegion if it has to wait.
   uint32_t RegionToGrowInto(uint32_t region, Cursor tail,
@@ -618,6 +624,9 @@ RingResult Ring::Put(size_t size, Fill fill, Deadline deadline, Watch watch) {
     }
     if (found != RingResult::kTimedOut) return found;
     hold.unlock();
+    // HasRoom() is a hint, and may be wrong for as long as a consumer is
+    // stopped inside a get.
+    if (waited && deadline.Expired()) return RingResult::kTimedOut;
     waited = true;
     const auto ready = [this, blocks] { return HasRoom(blocks) || closed(); };
     if (!control.not_full.Wait(side.spin, ready, deadline, watch)) {
@@ -716,9 +725,9 @@ bool Ring::WhileNoGet(F f, Deadline deadline) ABSL_NO_THREAD_SAFETY_ANALYSIS {
 }
 
 template <class Lower>
-void Ring::LowerSignal(Lower lower) {
+bool Ring::LowerSignal(Lower lower) {
   Control& control = *control_;
-  if (!AcquireProducers(Deadline::Now())) return;
+  if (!AcquireProducers(Deadline::Now())) return HasRecord();
   const std::unique_lock hold(control.producers.lock, std::adopt_lock);
   if (control.tail.load(std::memory_order_relaxed) ==
       control.head.load(std::memory_order_relaxed)) {
@@ -729,7 +738,9 @@ void Ring::LowerSignal(Lower lower) {
     control.signal.fetch_and(~kRaised, std::memory_order_relaxed);
     std::atomic_signal_fence(std::memory_order_seq_cst);
     lower();
+    return false;
   }
+  return true;
 }
 
 }  // namespace mp::ipc_internal

@@ -8,6 +8,8 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <iterator>
+#include <mutex>
 #include <new>
 #include <string>
 #include <utility>
@@ -17,6 +19,7 @@
 #include "absl/strings/str_format.h"
 #include "mp/base/check.h"
 #include "mp/base/errno_status.h"
+#include "mp/base/fork_handlers.h"
 
 namespace mp {
 namespace {
@@ -86,6 +89,64 @@ absl::StatusOr<std::byte*> MapRange(int fd, size_t offset, size_t size,
 }
 
 }  // namespace
+
+// Without it, whoever is sent many small objects of one slab would map that for
+// each of them.
+class Segment::Registry {
+ public:
+  static void Add(const std::shared_ptr<Segment>& segment) {
+    const std::lock_guard lock(mutex_);
+    Segment*& first = Bucket(segment->inode_);
+    segment->self_ = segment;
+    segment->next_ = first;
+    first = segment.get();
+  }
+  static void Remove(const Segment* segment) {
+    const std::lock_guard lock(mutex_);
+    for (Segment** link = &Bucket(segment->inode_); *link != nullptr;
+         link = &(*link)->next_) {
+      if (*link == segment) {
+        *link = segment->next_;
+        return;
+      }
+    }
+  }
+  // Null if there is none with that file. The caller's reference must be
+  // dropped outside of here: it may be the last one.
+  static std::shared_ptr<Segment> Find(const struct stat& file) {
+    const std::lock_guard lock(mutex_);
+    for (const Segment* segment = Bucket(file.st_ino); segment != nullptr;
+         segment = segment->next_) {
+      // The numbers of inodes come round; the time of the last change, of a
+      // file that exists, tells apart those that have met again.
+      struct stat known;
+      if (segment->inode_ == file.st_ino && fstat(segment->fd(), &known) == 0 &&
+          known.st_dev == file.st_dev && known.st_ino == file.st_ino &&
+          known.st_ctim.tv_sec == file.st_ctim.tv_sec &&
+          known.st_ctim.tv_nsec == file.st_ctim.tv_nsec) {
+        return segment->self_.lock();
+      }
+    }
+    return nullptr;
+  }
+
+ private:
+  // A fork must not catch the registry half changed. Others create segments
+  // under locks of their own, which their handlers must take first, so these
+  // handlers are the first ones of the program.
+  [[gnu::constructor(101)]] static void AddHandlers() {
+    AddForkHandlers({.before = [] { mutex_.lock(); },
+                     .in_parent = [] { mutex_.unlock(); },
+                     .in_child = [] { mutex_.unlock(); }});
+  }
+
+  static Segment*& Bucket(ino_t inode) {
+    return buckets_[inode % std::size(buckets_)];
+  }
+
+  static inline constinit std::mutex mutex_;
+  static inline constinit Segment* buckets_[1024] = {};
+};
 
 struct Segment::Header {
   uint64_t magic;
@@ -174,6 +235,10 @@ absl::StatusOr<std::shared_ptr<Segment>> Segment::Attach(UniqueFd fd,
       file_size - header.ring_size - header.spare_size <= kHeaderSize) {
     return absl::DataLossError("the segment's header contradicts its size");
   }
+  // Whoever may not write has no use for a mapping that can.
+  if ((fcntl(fd.get(), F_GETFL) & O_ACCMODE) == O_RDWR) {
+    if (std::shared_ptr<Segment> known = Registry::Find(info)) return known;
+  }
   return Map(std::move(fd),
              {.contents = file_size - header.ring_size - header.spare_size,
               .ring = header.ring_size,
@@ -182,21 +247,29 @@ absl::StatusOr<std::shared_ptr<Segment>> Segment::Attach(UniqueFd fd,
 
 absl::StatusOr<std::shared_ptr<Segment>> Segment::Map(UniqueFd fd,
                                                       const Sizes& sizes) {
+  struct stat info;
+  if (fstat(fd.get(), &info) != 0) return ErrnoStatus(errno, "fstat(segment)");
   absl::StatusOr<std::byte*> base =
       MapRange(fd.get(), 0, sizes.contents + sizes.ring, sizes.ring);
   if (!base.ok()) return base.status();
-  auto* const segment = new Segment(std::move(fd), *base, sizes);
-  return std::shared_ptr<Segment>(segment, Deleter{segment});
+  auto* const object = new Segment(std::move(fd), info.st_ino, *base, sizes);
+  std::shared_ptr<Segment> segment(object, Deleter{object});
+  Registry::Add(segment);
+  return segment;
 }
 
-Segment::Segment(UniqueFd fd, std::byte* base, const Sizes& sizes)
+Segment::Segment(UniqueFd fd, ino_t inode, std::byte* base, const Sizes& sizes)
     : fd_(std::move(fd)),
+      inode_(inode),
       base_(base),
       contents_size_(sizes.contents),
       ring_size_(sizes.ring),
       spare_size_(sizes.spare) {}
 
-Segment::~Segment() { munmap(base_, contents_size_ + 2 * ring_size_); }
+Segment::~Segment() {
+  Registry::Remove(this);
+  munmap(base_, contents_size_ + 2 * ring_size_);
+}
 
 std::byte* Segment::data() const { return base_ + kHeaderSize; }
 

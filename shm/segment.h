@@ -16,6 +16,8 @@
 #ifndef MP_SHM_SEGMENT_H_
 #define MP_SHM_SEGMENT_H_
 
+#include <sys/types.h>
+
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -55,8 +57,10 @@ class Segment {
   static absl::StatusOr<std::shared_ptr<Segment>> Create(
       const SegmentOptions& options);
 
-  // Maps the segment behind `fd` if its header has this `layout`.
-  // InvalidArgument if it is no segment, is not sealed, or has another layout.
+  // Maps the segment behind `fd` if its header has this `layout`. One that this
+  // process has already is not mapped again: it is the same object then, and
+  // `fd` is closed. InvalidArgument if it is no segment, is not sealed, or has
+  // another layout.
   static absl::StatusOr<std::shared_ptr<Segment>> Attach(UniqueFd fd,
                                                          uint64_t layout);
 
@@ -111,11 +115,17 @@ class Segment {
     size_t spare;
   };
 
-  Segment(UniqueFd fd, std::byte* base, const Sizes& sizes);
+  Segment(UniqueFd fd, ino_t inode, std::byte* base, const Sizes& sizes);
   static absl::StatusOr<std::shared_ptr<Segment>> Map(UniqueFd fd,
                                                       const Sizes& sizes);
 
+  // All segments of this process, by the file behind them.
+  class Registry;
+
   const UniqueFd fd_;
+  const ino_t inode_;
+  std::weak_ptr<Segment> self_;
+  Segment* next_ = nullptr;  // in the registry
   std::byte* const base_;
   const size_t contents_size_;
   const size_t ring_size_;

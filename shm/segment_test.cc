@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -18,6 +19,7 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -143,16 +145,55 @@ TEST_F(SegmentTest, DescriptorDoesNotSurviveExec) {
   EXPECT_NE(fcntl(segment->fd(), F_GETFD) & FD_CLOEXEC, 0);
 }
 
-TEST_F(SegmentTest, AttachSeesTheSameMemory) {
-  const std::shared_ptr<Segment> segment = MustCreate(10'000);
-  ASSERT_OK_AND_ASSIGN(const std::shared_ptr<Segment> attached,
+TEST_F(SegmentTest, AttachGivesWhatTheProcessHasAlready) {
+  std::shared_ptr<Segment> segment = MustCreate(10'000);
+  const std::shared_ptr<Segment> other = MustCreate(10'000);
+  ASSERT_OK_AND_ASSIGN(std::shared_ptr<Segment> attached,
                        Segment::Attach(Duplicate(segment->fd()), kLayout));
-  EXPECT_EQ(attached->size(), segment->size());
-  EXPECT_NE(attached->data(), segment->data());
-  segment->data()[9'999] = std::byte{7};
-  EXPECT_EQ(attached->data()[9'999], std::byte{7});
-  attached->data()[0] = std::byte{8};
-  EXPECT_EQ(segment->data()[0], std::byte{8});
+  EXPECT_EQ(attached, segment);
+  auto child = ChildProcess::Start([&segment] {
+    EXPECT_EQ(Segment::Attach(Duplicate(segment->fd()), kLayout).value(),
+              segment);
+  });
+  child.ExpectExit();
+  // Attached is as good as created; and what was dropped is mapped anew.
+  const UniqueFd fd = Duplicate(segment->fd());
+  for (int i = 0; i < 3; ++i) {
+    segment.reset();
+    attached.reset();
+    ASSERT_OK_AND_ASSIGN(segment,
+                         Segment::Attach(Duplicate(fd.get()), kLayout));
+    ASSERT_OK_AND_ASSIGN(attached,
+                         Segment::Attach(Duplicate(fd.get()), kLayout));
+    EXPECT_EQ(attached, segment);
+    EXPECT_NE(attached, other);
+  }
+}
+
+TEST_F(SegmentTest, AttachInManyThreadsWhileOthersFork) {
+  const std::shared_ptr<Segment> kept = MustCreate(1);
+  const UniqueFd fd = Duplicate(MustCreate(1)->fd());
+  std::atomic<bool> done = false;
+  std::vector<std::thread> threads;
+  for (int i = 0; i < 3; ++i) {
+    threads.emplace_back([&] {
+      while (!done) {
+        // Comes and goes.
+        EXPECT_OK(Segment::Attach(Duplicate(fd.get()), kLayout));
+        EXPECT_EQ(Segment::Attach(Duplicate(kept->fd()), kLayout).value(),
+                  kept);
+      }
+    });
+  }
+  for (int i = 0; i < 50; ++i) {
+    auto child = ChildProcess::Start([&] {
+      EXPECT_OK(Segment::Attach(Duplicate(fd.get()), kLayout));
+      EXPECT_EQ(Segment::Attach(Duplicate(kept->fd()), kLayout).value(), kept);
+    });
+    child.ExpectExit();
+  }
+  done = true;
+  for (std::thread& thread : threads) thread.join();
 }
 
 TEST_F(SegmentTest, AttachedMemoryOutlivesTheCreator) {

@@ -27,21 +27,26 @@
 //
 // End of file: when the last process that had the other end has closed it, or
 // died in whatever way, Recv gives what was sent before and then OutOfRange.
-// Send gives FailedPrecondition ("broken pipe"). Who waits is woken at once; if
-// that last process was killed and was not the last to use its end, within a
-// quarter of a second. A forked child inherits both ends, as with Python and
-// with pipe(2): close the copies that are not used, or the process that has
-// both will wait for itself.
+// Send gives FailedPrecondition ("broken pipe"). Who waits is woken at once if
+// that last process was the last to use its end, and nobody has closed a copy
+// since; otherwise within a quarter of a second. A forked child inherits both
+// ends, as with Python and with pipe(2): close the copies that are not used, or
+// the process that has both will wait for itself. An end that is on the way in
+// a message counts as the receiver's.
 //
 // Blocking: Recv waits for a message. Send waits while some 80 KiB are on the
-// way; a message of more than 64 KiB waits until all before it have been
-// received, then has memory of its own, up to 4 GiB. All take a timeout.
+// way; a message of more than 64 KiB waits for a moment at which none is, then
+// has memory of its own, up to 4 GiB: other senders that leave no such moment
+// hold it up. All take a timeout.
 // Waiters spin for a few microseconds while that helps
 // (mp/shm/adaptive_spin.h), then sleep.
 //
 // If a process dies, at whatever instruction: a Send or Recv it was in has
 // happened as a whole or not at all, all other messages are intact, and nobody
 // waits for it. A message it had received is gone with it.
+//
+// A codec of your own runs while other senders, or receivers, wait: it must not
+// use the connection. If it throws, nothing was sent, or the message stays.
 //
 // Memory ordering: what process X did before it sent a message is visible to
 // process Y after Y received it.
@@ -153,11 +158,12 @@ class Connection {
   }
 
   // A descriptor for poll(), epoll and the like: readable, and POLLIN, while
-  // there is a message or the end of the file; each message makes a new edge.
-  // It may be readable for a moment without either: look with Poll() or a
-  // timeout of zero. It says nothing about room for Send. It remains the
-  // connection's; neither read nor write it. From the first call on, each
-  // message to this end costs its sender a system call.
+  // there is a message or the end of the file; each message makes a new edge,
+  // up to some 270 that wait. It may be readable for a moment without either:
+  // look with Poll() or a timeout of zero. It says nothing about room for Send.
+  // It remains the connection's; neither read nor write it. From the first call
+  // on, each message to this end costs its sender a system call. A thread that
+  // is in poll() with it keeps the end open until it returns.
   absl::StatusOr<int> fileno() { return end_->fileno(); }
 
   // Gives up this process's end, with all its copies here, as does the

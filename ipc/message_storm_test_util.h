@@ -42,7 +42,7 @@ inline std::string Payload(uint32_t id, size_t max_size) {
 // What everybody has done, in memory that outlives them. A message's id is
 // taken before it is put.
 struct Ledger {
-  static constexpr uint32_t kMax = 1 << 26;  // memory only as far as it is used
+  static constexpr uint32_t kMax = 1 << 28;  // memory only as far as it is used
 
   std::atomic<uint32_t> next_id{0};
   // For each message: its Put has returned; how often it has been gotten.
@@ -62,10 +62,12 @@ struct Ledger {
 // nothing is left.
 class MessageStormTest : public testing::ProcessTest {
  protected:
+  // Returns how many messages were gotten.
   template <class Channel>
-  void Rage(Channel channel, size_t max_size, int kills) {
+  int Rage(Channel channel, size_t max_size,
+           const testing::StormOptions& options) {
     const testing::SharedPage<Ledger> ledger;
-    testing::Storm storm(testing::StormOptions{.kills = kills});
+    testing::Storm storm(options);
     storm.AddRole("producer", kProducers, [&](testing::StormWorker& self) {
       const uint32_t id = ledger->next_id++;
       ASSERT_LT(id, Ledger::kMax);
@@ -129,6 +131,7 @@ class MessageStormTest : public testing::ProcessTest {
            messages, gotten, missing, suspects);
     EXPECT_LE(missing, suspects);
     EXPECT_GT(gotten, storm.kills());
+    return gotten;
   }
 
   static int Kills(int kills) {

@@ -81,17 +81,17 @@ class PipeStormTest : public MessageStormTest {
 };
 
 TEST_F(PipeStormTest, SmallMessages) {
-  Rage(Channel(/*polls=*/false), 100, Kills(1000));
+  Rage(Channel(/*polls=*/false), 100, {.kills = Kills(1000)});
 }
 
 // A pipe takes some 80 KiB, and what is larger one by one.
 TEST_F(PipeStormTest, LargeMessages) {
-  Rage(Channel(/*polls=*/false), 200'000, Kills(400));
+  Rage(Channel(/*polls=*/false), 200'000, {.kills = Kills(400)});
 }
 
 // The receivers sleep in poll().
 TEST_F(PipeStormTest, Polled) {
-  Rage(Channel(/*polls=*/true), 3000, Kills(1000));
+  Rage(Channel(/*polls=*/true), 3000, {.kills = Kills(1000)});
 }
 
 // The only process at the other end dies: all that it has sent comes, then the

@@ -188,9 +188,9 @@ void SendEverything(Send send, Receive receive) {
   SharedMemory memory(100);
   Queue<std::string> queue;
   auto [here, there] = Pipe<std::string>();
-  lock.Acquire();
+  const std::unique_lock hold_lock(lock);
+  const std::unique_lock hold_rwlock(rwlock);
   rlock.Acquire();
-  rwlock.lock();
   bounded.Acquire();
   array.Set(2, 5);
   memory.bytes()[99] = std::byte{6};
@@ -207,9 +207,7 @@ void SendEverything(Send send, Receive receive) {
   semaphore.Acquire();
   EXPECT_OK(barrier.Wait());
   child.ExpectExit();
-  rwlock.unlock();
   EXPECT_OK(rlock.Release());
-  EXPECT_OK(lock.Release());
 }
 
 TEST_F(CarrierTest, EveryHandleThroughAQueue) {
@@ -275,6 +273,22 @@ TEST_F(CarrierTest, SomeMessagesHaveNone) {
       EXPECT_THAT(receiver.RecvBytes(), IsOkAndHolds("between"));
     }
   }
+}
+
+TEST_F(CarrierTest, RecursiveTypes) {
+  Queue<Tree> trees;
+  ASSERT_OK(trees.Put({.leaf = 1, .branches = {{.leaf = 2, .branches = {}}}}));
+  const absl::StatusOr<Tree> tree = trees.Get();
+  ASSERT_OK(tree);
+  EXPECT_EQ(tree->branches.at(0).leaf, 2);
+
+  Queue<TreeOfLocks> locks;
+  Lock lock;
+  ASSERT_OK(locks.Put(
+      {.lock = std::nullopt, .branches = {{.lock = lock, .branches = {}}}}));
+  const absl::StatusOr<TreeOfLocks> received = locks.Get();
+  ASSERT_OK(received);
+  EXPECT_EQ(received->branches.at(0).lock, lock);
 }
 
 // The kernel's limit, for a message and for what is on the way.

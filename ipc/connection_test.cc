@@ -709,7 +709,7 @@ TEST_F(ConnectionTest, SignalsDoNotShortenCalls) {
 
   const std::string large(1 << 20, 'x');
   ASSERT_OK(a.Send("first"));  // a large one waits for it
-  Interrupt([&] { EXPECT_OK(a.SendBytes(large)); },
+  Interrupt([&a = a, &large] { EXPECT_OK(a.SendBytes(large)); },
             [&b = b] { ASSERT_OK(b.Recv()); });
   EXPECT_TRUE(b.RecvBytes().value() == large);
 }

@@ -17,6 +17,7 @@
 #include "absl/status/statusor.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "mp/ipc/queue.h"
 #include "mp/testing/process_test.h"
 #include "mp/testing/shared_page.h"
 #include "mp/testing/status_matchers.h"
@@ -141,6 +142,16 @@ class MessageStormTest : public testing::ProcessTest {
     return kills;
 #endif
   }
+};
+
+// A queue as a channel.
+struct QueueChannel {
+  Queue<Message> queue;
+
+  absl::Status Put(const Message& message) { return queue.Put(message); }
+  absl::StatusOr<Message> Get() { return queue.Get(); }
+  void Stop() { queue.Close(); }
+  bool Empty() const { return queue.Empty(); }
 };
 
 }  // namespace mp

@@ -36,15 +36,6 @@ constexpr size_t kMaxSize = 200;
 
 class QueueSoakTest : public MessageStormTest {
  protected:
-  struct Channel {
-    Queue<Message> queue;
-
-    absl::Status Put(const Message& message) { return queue.Put(message); }
-    absl::StatusOr<Message> Get() { return queue.Get(); }
-    void Stop() { queue.Close(); }
-    bool Empty() const { return queue.Empty(); }
-  };
-
   // Private memory of this process in KiB.
   static long PrivateMemory() {
     std::ifstream status("/proc/self/status");
@@ -118,7 +109,7 @@ TEST_F(QueueSoakTest, HundredMillionMessages) {
 TEST_F(QueueSoakTest, HundredMillionMessagesAndADeathEveryTenMilliseconds) {
   for (uint64_t gotten = 0; gotten < kMessages;) {
     gotten +=
-        static_cast<uint64_t>(Rage(Channel{Queue<Message>()}, kMaxSize,
+        static_cast<uint64_t>(Rage(QueueChannel{Queue<Message>()}, kMaxSize,
                                    {.kills = 1000,
                                     .min_interval = absl::Milliseconds(10),
                                     .max_interval = absl::Milliseconds(10)}));

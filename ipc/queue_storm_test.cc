@@ -2,8 +2,6 @@
 
 #include <cstddef>
 
-#include "absl/status/status.h"
-#include "absl/status/statusor.h"
 #include "gtest/gtest.h"
 #include "mp/ipc/message_storm_test_util.h"
 #include "mp/ipc/queue.h"
@@ -14,18 +12,10 @@ namespace {
 
 class QueueStormTest : public MessageStormTest {
  protected:
-  struct Channel {
-    Queue<Message> queue;
-
-    absl::Status Put(const Message& message) { return queue.Put(message); }
-    absl::StatusOr<Message> Get() { return queue.Get(); }
-    void Stop() { queue.Close(); }
-    bool Empty() const { return queue.Empty(); }
-  };
-
   void Rage(const QueueOptions& options, size_t max_size,
             const testing::StormOptions& storm) {
-    MessageStormTest::Rage(Channel{Queue<Message>(options)}, max_size, storm);
+    MessageStormTest::Rage(QueueChannel{Queue<Message>(options)}, max_size,
+                           storm);
   }
 };
 

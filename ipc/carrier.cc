@@ -8,14 +8,10 @@
 
 #include "absl/strings/str_cat.h"
 #include "mp/base/errno_status.h"
+#include "mp/base/unix_socket.h"
 
 namespace mp::ipc_internal {
 namespace {
-
-// The ancillary data of a message with the most descriptors.
-struct Ancillary {
-  alignas(cmsghdr) char bytes[CMSG_SPACE(kMaxDescriptors * sizeof(int))];
-};
 
 absl::Status Missing(uint64_t serial) {
   return absl::DataLossError(absl::StrCat("the descriptors of message ", serial,
@@ -36,49 +32,30 @@ uint64_t NextSerial(int fd) {
 absl::Status NoRoomForDescriptors() {
   return absl::ResourceExhaustedError(
       "sendmsg: the kernel takes no more descriptors on the way of this user "
-      "(ulimit -n), or of sockets that are on the way themselves, or hundreds "
-      "of "
-      "senders have died in the middle of Send");
+      "(ulimit -n), or of sockets that are on the way themselves; or hundreds "
+      "of senders have died in the middle of Send");
 }
 
 absl::StatusOr<DescriptorSockets> DescriptorSockets::Create() {
-  int ends[2];
   // Keeps the borders of messages.
-  if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) != 0) {
-    return ErrnoStatus(errno, "socketpair");
-  }
-  std::array<UniqueFd, 2> sockets = {UniqueFd(ends[0]), UniqueFd(ends[1])};
-  for (UniqueFd& socket : sockets) {
-    socket = AboveStandardStreams(std::move(socket));
-    if (!socket) return ErrnoStatus(errno, "fcntl(F_DUPFD_CLOEXEC)");
-  }
+  absl::StatusOr<std::array<UniqueFd, 2>> sockets =
+      ConnectedSockets(SOCK_SEQPACKET);
+  if (!sockets.ok()) return sockets.status();
   const auto part = [](UniqueFd& socket) {
     return DescriptorPart{std::make_shared<const UniqueFd>(std::move(socket))};
   };
-  const DescriptorPart own = part(sockets[0]);
-  return DescriptorSockets(own, part(sockets[1]));
+  return DescriptorSockets(part((*sockets)[0]), part((*sockets)[1]));
 }
 
 absl::StatusOr<bool> DescriptorSockets::Send(uint64_t serial,
                                              std::span<const int> fds) const {
-  if (fds.size() > kMaxDescriptors) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("mp: a message with ", fds.size(),
-                     " descriptors: at most ", kMaxDescriptors, " can go"));
+  if (fds.size() > kMaxDescriptorsPerMessage) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "mp: a message with ", fds.size(), " descriptors: at most ",
+        kMaxDescriptorsPerMessage, " can go"));
   }
-  Ancillary ancillary = {};
-  iovec data = {.iov_base = &serial, .iov_len = sizeof(serial)};
-  msghdr message = {};
-  message.msg_iov = &data;
-  message.msg_iovlen = 1;
-  message.msg_control = ancillary.bytes;
-  message.msg_controllen = CMSG_SPACE(fds.size_bytes());
-  cmsghdr* const header = CMSG_FIRSTHDR(&message);
-  header->cmsg_level = SOL_SOCKET;
-  header->cmsg_type = SCM_RIGHTS;
-  header->cmsg_len = CMSG_LEN(fds.size_bytes());
-  memcpy(CMSG_DATA(header), fds.data(), fds.size_bytes());
-  if (sendmsg(own_.fd->get(), &message, MSG_DONTWAIT | MSG_NOSIGNAL) >= 0) {
+  if (SendWithDescriptors(own_.fd->get(), std::as_bytes(std::span(&serial, 1)),
+                          fds, MSG_DONTWAIT) >= 0) {
     return true;
   }
   // The second one is about all sockets of this user.
@@ -88,47 +65,21 @@ absl::StatusOr<bool> DescriptorSockets::Send(uint64_t serial,
 
 absl::StatusOr<IncomingDescriptors> DescriptorSockets::Peek(
     uint64_t serial) const {
-  const int fd = (other_.has_value() ? *other_ : own_).fd->get();
   if (serial == 0) return Missing(serial);
   RemoveUpTo(serial - 1);
-  if (NextSerial(fd) != serial) return Missing(serial);
-  Ancillary ancillary;
+  if (NextSerial(from()) != serial) return Missing(serial);
   uint64_t number = 0;
-  iovec data = {.iov_base = &number, .iov_len = sizeof(number)};
-  msghdr message = {};
-  message.msg_iov = &data;
-  message.msg_iovlen = 1;
-  message.msg_control = ancillary.bytes;
-  message.msg_controllen = sizeof(ancillary.bytes);
-  if (recvmsg(fd, &message, MSG_PEEK | MSG_DONTWAIT | MSG_CMSG_CLOEXEC) < 0) {
-    return ErrnoStatus(errno, "recvmsg");
-  }
   std::vector<UniqueFd> fds;
-  for (cmsghdr* header = CMSG_FIRSTHDR(&message); header != nullptr;
-       header = CMSG_NXTHDR(&message, header)) {
-    if (header->cmsg_level != SOL_SOCKET || header->cmsg_type != SCM_RIGHTS) {
-      continue;
-    }
-    const size_t count = (header->cmsg_len - CMSG_LEN(0)) / sizeof(int);
-    for (size_t i = 0; i < count; ++i) {
-      int came;
-      memcpy(&came, CMSG_DATA(header) + i * sizeof(int), sizeof(int));
-      fds.emplace_back(came);
-    }
-  }
-  // The kernel does not say why it leaves some out; this is the only reason.
-  if ((message.msg_flags & MSG_CTRUNC) != 0) {
-    return ErrnoStatus(EMFILE, "recvmsg");
-  }
-  for (UniqueFd& came : fds) {
-    came = AboveStandardStreams(std::move(came));
-    if (!came) return ErrnoStatus(errno, "fcntl(F_DUPFD_CLOEXEC)");
+  if (ReceiveWithDescriptors(from(),
+                             std::as_writable_bytes(std::span(&number, 1)), fds,
+                             MSG_PEEK | MSG_DONTWAIT) < 0) {
+    return ErrnoStatus(errno, "recvmsg");
   }
   return IncomingDescriptors(std::move(fds));
 }
 
 void DescriptorSockets::RemoveUpTo(uint64_t serial) const {
-  const int fd = (other_.has_value() ? *other_ : own_).fd->get();
+  const int fd = from();
   for (uint64_t next = NextSerial(fd); next != 0 && next <= serial;
        next = NextSerial(fd)) {
     // Without room for descriptors, they are closed.

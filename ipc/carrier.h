@@ -38,9 +38,6 @@
 
 namespace mp::ipc_internal {
 
-// The most descriptors that go with one value: the kernel's limit.
-inline constexpr size_t kMaxDescriptors = 253;
-
 absl::Status NoRoomForDescriptors();
 
 // A pair of connected sockets, or one of them. Every process that has a queue
@@ -72,6 +69,7 @@ class DescriptorSockets {
   DescriptorSockets(DescriptorPart own, std::optional<DescriptorPart> other)
       : own_(std::move(own)), other_(std::move(other)) {}
   auto parts() const { return std::tuple(own_, other_); }
+  int from() const { return (other_.has_value() ? *other_ : own_).fd->get(); }
 
   DescriptorPart own_;  // to send to, and without another, to receive from
   std::optional<DescriptorPart> other_;  // to receive from

@@ -27,6 +27,7 @@
 #include "mp/base/check.h"
 #include "mp/base/deadline.h"
 #include "mp/base/unique_fd.h"
+#include "mp/base/unix_socket.h"
 #include "mp/ipc/attachments.h"
 #include "mp/ipc/codec.h"
 #include "mp/ipc/connection.h"
@@ -296,7 +297,7 @@ TEST_F(CarrierTest, RecursiveTypes) {
 TEST_F(CarrierTest, TooManyInOneMessage) {
   Queue<std::vector<UniqueFd>> queue;
   std::vector<UniqueFd> fds;
-  for (size_t i = 0; i < ipc_internal::kMaxDescriptors; ++i) {
+  for (size_t i = 0; i < kMaxDescriptorsPerMessage; ++i) {
     fds.push_back(Holding('x'));
   }
   EXPECT_OK(queue.Put(fds));
@@ -304,7 +305,7 @@ TEST_F(CarrierTest, TooManyInOneMessage) {
   EXPECT_THAT(queue.Put(fds),
               StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("253")));
   EXPECT_EQ(queue.qsize(), 1u);
-  EXPECT_THAT(queue.Get(), IsOkAndHolds(SizeIs(ipc_internal::kMaxDescriptors)));
+  EXPECT_THAT(queue.Get(), IsOkAndHolds(SizeIs(kMaxDescriptorsPerMessage)));
 }
 
 TEST_F(CarrierTest, FullOfDescriptorsIsFull) {

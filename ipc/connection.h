@@ -113,8 +113,9 @@ class Connection {
                     absl::Duration timeout = absl::InfiniteDuration()) {
     return end_->Send(
         kType, Carrier::Size(message),
-        [&](std::span<std::byte> to, absl::Status& error) {
-          return carrier_.Write(*end_->out(), message, to, error);
+        [&](ipc_internal::Ring& out, std::span<std::byte> to,
+            absl::Status& error) {
+          return carrier_.Write(out, message, to, error);
         },
         Deadline::After(timeout));
   }
@@ -202,8 +203,7 @@ class Connection {
                    std::move(carrier)) {}
   auto parts() const {
     return std::tuple_cat(
-        std::tuple(std::as_const(*end_).in(), std::as_const(*end_).out(),
-                   DescriptorPart{end_->socket()}),
+        std::tuple(end_->in(), end_->out(), DescriptorPart{end_->socket()}),
         carrier_.parts());
   }
 
@@ -233,7 +233,7 @@ absl::Status Connection<T>::SendBytes(std::span<const std::byte> bytes,
                                       absl::Duration timeout) {
   return end_->Send(
       ipc_internal::kRawBytes, bytes.size(),
-      [bytes](std::span<std::byte> to, absl::Status&) {
+      [bytes](ipc_internal::Ring&, std::span<std::byte> to, absl::Status&) {
         if (!bytes.empty()) memcpy(to.data(), bytes.data(), bytes.size());
         return ipc_internal::FillResult::kFilled;
       },

@@ -12,6 +12,7 @@
 #include "absl/strings/str_cat.h"
 #include "mp/base/check.h"
 #include "mp/base/errno_status.h"
+#include "mp/base/unix_socket.h"
 
 namespace mp::ipc_internal {
 namespace {
@@ -50,23 +51,17 @@ absl::StatusOr<PipeEnd::Pair> PipeEnd::CreatePair(bool duplex) {
     if (!ring.ok()) return ring.status();
     to_second = *std::move(ring);
   }
-  int ends[2];
-  if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) != 0) {
-    return ErrnoStatus(errno, "socketpair");
-  }
-  std::array<UniqueFd, 2> sockets = {UniqueFd(ends[0]), UniqueFd(ends[1])};
-  for (UniqueFd& socket : sockets) {
-    socket = AboveStandardStreams(std::move(socket));
-    if (!socket) return ErrnoStatus(errno, "fcntl(F_DUPFD_CLOEXEC)");
-  }
+  absl::StatusOr<std::array<UniqueFd, 2>> sockets =
+      ConnectedSockets(SOCK_STREAM);
+  if (!sockets.ok()) return sockets.status();
   const auto end = [](std::optional<Ring> in, std::optional<Ring> out,
                       UniqueFd& socket) {
     return std::make_shared<PipeEnd>(
         std::move(in), std::move(out),
         std::make_shared<const UniqueFd>(std::move(socket)));
   };
-  return Pair(end(*to_first, to_second, sockets[0]),
-              end(to_second, *to_first, sockets[1]));
+  return Pair(end(*to_first, to_second, (*sockets)[0]),
+              end(to_second, *to_first, (*sockets)[1]));
 }
 
 PipeEnd::PipeEnd(std::optional<Ring> in, std::optional<Ring> out,
@@ -120,12 +115,18 @@ absl::Status PipeEnd::BrokenPipe() {
   return ErrnoStatus(EPIPE, "no process has the other end any more");
 }
 
-bool PipeEnd::WatchPeer(Token peer, const std::optional<Ring>& other,
-                        WatchList& list) const {
+Token PipeEnd::LastReceiver() const {
+  const Token receiver = out_->consumer();
+  return receiver == kNoToken && in_.has_value() ? in_->producer() : receiver;
+}
+
+Token PipeEnd::LastSender() const {
+  const Token sender = in_->producer();
+  return sender == kNoToken && out_.has_value() ? out_->consumer() : sender;
+}
+
+bool PipeEnd::WatchPeer(Token peer, WatchList& list) const {
   if (closed()) return false;
-  if (peer == kNoToken && other.has_value()) {
-    peer = &other == &out_ ? other->consumer() : other->producer();
-  }
   if (peer == kNoToken) return !HungUp();
   if (Liveness::IsDead(peer)) return !HungUp(kMillisFromDeathToHangup);
   list.Add(peer);  // which still has the other end
@@ -215,7 +216,7 @@ absl::Status PipeEnd::GetError(RingResult result) const {
 absl::StatusOr<bool> PipeEnd::Poll(Deadline deadline) {
   if (absl::Status error = CheckRecv(); !error.ok()) return error;
   const bool ready = in_->AwaitRecord(deadline, [this](WatchList& list) {
-    return WatchPeer(in_->producer(), out_, list);
+    return WatchPeer(LastSender(), list);
   });
   if (ready || LowerSignalIfEmpty()) return true;
   const bool hung_up = HungUp();  // a message that came meanwhile is as good

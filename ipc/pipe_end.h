@@ -77,7 +77,7 @@ class PipeEnd {
   PipeEnd& operator=(const PipeEnd&) = delete;
   ~PipeEnd();
 
-  // Sends `size` bytes that `FillResult write(std::span<std::byte>,
+  // Sends `size` bytes that `FillResult write(Ring& out, std::span<std::byte>,
   // absl::Status& error)` writes as Ring::Put() says; if it aborts, `error` is
   // returned.
   template <class Write>
@@ -101,7 +101,6 @@ class PipeEnd {
   // What this end consists of.
   const std::optional<Ring>& in() const { return in_; }
   const std::optional<Ring>& out() const { return out_; }
-  std::optional<Ring>& out() { return out_; }
   // Null after Close().
   std::shared_ptr<const UniqueFd> socket() const {
     return closed() ? nullptr : socket_;
@@ -138,11 +137,13 @@ class PipeEnd {
 
   // Tells who waits on the other side.
   void Leave();
+  // Who was last seen at the other end in this direction, or else in the other
+  // one.
+  Token LastReceiver() const;
+  Token LastSender() const;
   // For who waits: false if no process has the other end any more, or this one
-  // closed its own. `peer` was last seen there; if nobody was, somebody may
-  // have been in the `other` direction.
-  bool WatchPeer(Token peer, const std::optional<Ring>& other,
-                 WatchList& list) const;
+  // closed its own. `peer` was last seen there.
+  bool WatchPeer(Token peer, WatchList& list) const;
   // Makes the other end's socket readable.
   absl::Status RaiseSignal();
   absl::Status PutError(RingResult result, size_t size) const;
@@ -189,7 +190,7 @@ absl::Status PipeEnd::Send(uint32_t type, size_t size, Write write,
         const Frame frame = {.version = Frame::kVersion, .type = type};
         memcpy(to, &frame, sizeof(frame));
         const FillResult written =
-            write(std::span(to + sizeof(frame), size), error);
+            write(*out_, std::span(to + sizeof(frame), size), error);
         if (ABSL_PREDICT_TRUE(written == FillResult::kFilled) &&
             ABSL_PREDICT_FALSE(out_->MustRaiseSignal())) {
           error = RaiseSignal();
@@ -198,9 +199,7 @@ absl::Status PipeEnd::Send(uint32_t type, size_t size, Write write,
         return written;
       },
       deadline,
-      [this](WatchList& list) {
-        return WatchPeer(out_->consumer(), in_, list);
-      });
+      [this](WatchList& list) { return WatchPeer(LastReceiver(), list); });
   if (ABSL_PREDICT_TRUE(result == RingResult::kDone)) return absl::OkStatus();
   if (closed()) return SendError();
   return error.ok() ? PutError(result, size) : error;
@@ -228,9 +227,7 @@ absl::Status PipeEnd::Recv(uint32_t type, Use use, Deadline deadline,
           return error.ok();
         },
         deadline,
-        [this](WatchList& list) {
-          return WatchPeer(in_->producer(), out_, list);
-        },
+        [this](WatchList& list) { return WatchPeer(LastSender(), list); },
         [&] {
           if (error.ok()) removed();
         });

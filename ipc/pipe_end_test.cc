@@ -99,7 +99,7 @@ TEST_F(PipeEndTest, EndOfNothing) {
                   std::make_shared<const UniqueFd>());
   EXPECT_THAT(nothing.Send(
                   kRawBytes, 0,
-                  [](std::span<std::byte>, absl::Status&) {
+                  [](Ring&, std::span<std::byte>, absl::Status&) {
                     return FillResult::kFilled;
                   },
                   kNow),

@@ -10,7 +10,6 @@
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
-#include <sys/uio.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -35,6 +34,7 @@
 #include "mp/base/check.h"
 #include "mp/base/errno_status.h"
 #include "mp/base/fork_handlers.h"
+#include "mp/base/unix_socket.h"
 #include "mp/process/child.h"
 #include "mp/process/lifeline.h"
 #include "mp/process/program.h"
@@ -54,9 +54,8 @@ static_assert(sizeof(std::atomic<pid_t>) == sizeof(pid_t));
 constexpr uint64_t kBoardLayout =
     LayoutFingerprint("forkserver", 1, sizeof(Board));
 
-// A request comes in pieces of at most this many descriptors, since the kernel
-// takes no more than 253 in one message.
-constexpr size_t kMaxPiece = 250;
+// A request comes in pieces, one message each, of as many descriptors as fit.
+constexpr size_t kMaxPiece = kMaxDescriptorsPerMessage;
 
 struct RequestPiece {
   uint32_t total;  // descriptors in all pieces
@@ -71,69 +70,20 @@ struct Reply {
   char call[28];
 };
 
-// Room for the descriptors of one piece, aligned as the kernel wants it.
-union ControlBuffer {
-  cmsghdr align;
-  char bytes[CMSG_SPACE(kMaxPiece * sizeof(int))];
-};
-
 // Sends one message; errno on failure.
 bool SendPiece(int socket, const RequestPiece& piece,
                std::span<const int> fds) {
-  ControlBuffer control = {};
-  iovec data = {.iov_base = const_cast<RequestPiece*>(&piece),
-                .iov_len = sizeof(piece)};
-  msghdr message = {};
-  message.msg_iov = &data;
-  message.msg_iovlen = 1;
-  if (!fds.empty()) {
-    message.msg_control = control.bytes;
-    message.msg_controllen = CMSG_SPACE(fds.size_bytes());
-    cmsghdr* const header = CMSG_FIRSTHDR(&message);
-    header->cmsg_level = SOL_SOCKET;
-    header->cmsg_type = SCM_RIGHTS;
-    header->cmsg_len = CMSG_LEN(fds.size_bytes());
-    memcpy(CMSG_DATA(header), fds.data(), fds.size_bytes());
-  }
-  while (sendmsg(socket, &message, MSG_NOSIGNAL) < 0) {
-    if (errno != EINTR) return false;
-  }
-  return true;
+  return SendWithDescriptors(socket, std::as_bytes(std::span(&piece, 1)),
+                             fds) >= 0;
 }
 
 // Receives one; appends its descriptors. 0 at the end of the connection, 1 if
 // there was one, -1 with errno if it was not whole.
 int ReceivePiece(int socket, RequestPiece& piece, std::vector<UniqueFd>& fds) {
-  ControlBuffer control;
-  iovec data = {.iov_base = &piece, .iov_len = sizeof(piece)};
-  msghdr message = {};
-  message.msg_iov = &data;
-  message.msg_iovlen = 1;
-  message.msg_control = control.bytes;
-  message.msg_controllen = sizeof(control.bytes);
-  ssize_t size;
-  do {
-    size = recvmsg(socket, &message, MSG_CMSG_CLOEXEC);
-  } while (size < 0 && errno == EINTR);
-  for (cmsghdr* header = CMSG_FIRSTHDR(&message);
-       size >= 0 && header != nullptr; header = CMSG_NXTHDR(&message, header)) {
-    if (header->cmsg_level != SOL_SOCKET || header->cmsg_type != SCM_RIGHTS) {
-      continue;
-    }
-    const size_t count = (header->cmsg_len - CMSG_LEN(0)) / sizeof(int);
-    for (size_t i = 0; i < count; ++i) {
-      int fd;
-      memcpy(&fd, CMSG_DATA(header) + i * sizeof(int), sizeof(int));
-      fds.push_back(AboveStandardStreams(UniqueFd(fd)));
-    }
-  }
+  const ssize_t size = ReceiveWithDescriptors(
+      socket, std::as_writable_bytes(std::span(&piece, 1)), fds);
   if (size == 0) return 0;
-  if (size != sizeof(piece)) return -1;
-  if ((message.msg_flags & MSG_CTRUNC) != 0) {
-    errno = EMFILE;  // the rest found no room in the table of descriptors
-    return -1;
-  }
-  return 1;
+  return size == sizeof(piece) ? 1 : -1;
 }
 
 // ---- The client ----
@@ -257,13 +207,10 @@ constinit std::atomic<Client*> Client::current_{nullptr};
     (AddForkHandlers({.in_child = &Client::AfterForkInChild}), true);
 
 absl::Status Client::Launch() {
-  std::array<int, 2> ends;
-  if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends.data()) != 0) {
-    return ErrnoStatus(errno, "socketpair");
-  }
-  UniqueFd ours = AboveStandardStreams(UniqueFd(ends[0]));
-  const UniqueFd theirs = AboveStandardStreams(UniqueFd(ends[1]));
-  if (!ours || !theirs) return ErrnoStatus(errno, "fcntl(F_DUPFD_CLOEXEC)");
+  absl::StatusOr<std::array<UniqueFd, 2>> sockets =
+      ConnectedSockets(SOCK_SEQPACKET);
+  if (!sockets.ok()) return sockets.status();
+  auto& [ours, theirs] = *sockets;
   absl::StatusOr<std::shared_ptr<Segment>> board = Segment::Create(
       {.name = "forkserver", .layout = kBoardLayout, .size = sizeof(Board)});
   if (!board.ok()) return board.status();

@@ -124,7 +124,7 @@ class Segment::Registry {
           known.st_dev == file.st_dev && known.st_ino == file.st_ino &&
           known.st_ctim.tv_sec == file.st_ctim.tv_sec &&
           known.st_ctim.tv_nsec == file.st_ctim.tv_nsec) {
-        return segment->self_.lock();
+        if (auto found = segment->self_.lock()) return found;
       }
     }
     return nullptr;

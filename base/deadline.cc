@@ -23,8 +23,7 @@ int64_t MonotonicNanos() {
   return now.tv_sec * kNanosPerSecond + now.tv_nsec;
 }
 
-Deadline Deadline::After(absl::Duration timeout) {
-  if (timeout == absl::InfiniteDuration()) return Infinite();
+Deadline Deadline::AfterFinite(absl::Duration timeout) {
   if (timeout <= absl::ZeroDuration()) return Now();
   // Rounds up, so that a wait is never shorter than was asked for.
   const int64_t nanos =

@@ -25,7 +25,10 @@ class Deadline {
   // `timeout` from now. Zero or less is Now(), absl::InfiniteDuration() (and
   // anything beyond the range of the clock) is Infinite(); neither reads the
   // clock.
-  static Deadline After(absl::Duration timeout);
+  static Deadline After(absl::Duration timeout) {
+    return timeout == absl::InfiniteDuration() ? Infinite()
+                                               : AfterFinite(timeout);
+  }
   // Absolute, in nanoseconds of CLOCK_MONOTONIC.
   static constexpr Deadline AtNanos(int64_t nanos) { return Deadline(nanos); }
 
@@ -50,6 +53,7 @@ class Deadline {
   static constexpr int64_t kNow = 0;
 
   explicit constexpr Deadline(int64_t nanos) : nanos_(nanos) {}
+  static Deadline AfterFinite(absl::Duration timeout);
 
   int64_t nanos_;
 };

@@ -39,8 +39,10 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 #include <tuple>
 #include <utility>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -82,6 +84,17 @@ class JoinableQueue {
   }
   absl::StatusOr<T> GetNowait() {
     return queue_.GetUntil(Deadline::Now(), /*nowait=*/true, accounts_);
+  }
+
+  // See Queue.
+  absl::StatusOr<size_t> PutMany(
+      std::span<const T> items,
+      absl::Duration timeout = absl::InfiniteDuration()) {
+    return queue_.PutMany(items, timeout);
+  }
+  absl::StatusOr<std::vector<T>> GetMany(
+      size_t max, absl::Duration timeout = absl::InfiniteDuration()) {
+    return queue_.GetManyUntil(max, Deadline::After(timeout), accounts_);
   }
 
   // This process is done with an item that it got.

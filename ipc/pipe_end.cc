@@ -170,7 +170,7 @@ absl::Status PipeEnd::RecvError() const {
                         "this end of a one-way pipe cannot receive");
 }
 
-absl::Status PipeEnd::CheckFrame(std::span<const std::byte> record,
+absl::Status PipeEnd::FrameError(std::span<const std::byte> record,
                                  uint32_t type) {
   Frame frame;
   if (record.size() < sizeof(frame)) {
@@ -182,7 +182,6 @@ absl::Status PipeEnd::CheckFrame(std::span<const std::byte> record,
         absl::StrCat("a message of version ", frame.version, ", not ",
                      Frame::kVersion, ": from another build of mp"));
   }
-  if (frame.type == type) return absl::OkStatus();
   if (frame.type == kRawBytes) {
     return absl::InvalidArgumentError(
         "the next message was sent by SendBytes(); receive it with RecvBytes() "

@@ -81,14 +81,15 @@ class PipeEnd {
   // absl::Status& error)` writes as Ring::Put() says; if it aborts, `error` is
   // returned.
   template <class Write>
-  absl::Status Send(uint32_t type, size_t size, Write write, Deadline deadline);
+  absl::Status Send(uint32_t type, size_t size, const Write& write,
+                    Deadline deadline);
 
   // Calls `absl::Status use(std::span<const std::byte>)` with the next message
   // and removes that. If it is of another type, or `use` returns an error, it
   // stays, and the error is returned. `removed` as for Ring::Get().
   template <class Use, class Removed = Ring::DoNothing>
-  absl::Status Recv(uint32_t type, Use use, Deadline deadline,
-                    Removed removed = {});
+  absl::Status Recv(uint32_t type, const Use& use, Deadline deadline,
+                    const Removed& removed = {});
 
   // Whether Recv() would not wait: for a message, or the end of the file.
   absl::StatusOr<bool> Poll(Deadline deadline);
@@ -159,6 +160,18 @@ class PipeEnd {
   }
   bool LowerSignal();
   static absl::Status CheckFrame(std::span<const std::byte> record,
+                                 uint32_t type) {
+    Frame frame;
+    if (ABSL_PREDICT_TRUE(record.size() >= sizeof(frame))) {
+      memcpy(&frame, record.data(), sizeof(frame));
+      if (ABSL_PREDICT_TRUE(frame.version == Frame::kVersion &&
+                            frame.type == type)) {
+        return absl::OkStatus();
+      }
+    }
+    return FrameError(record, type);
+  }
+  static absl::Status FrameError(std::span<const std::byte> record,
                                  uint32_t type);
   absl::Status GetError(RingResult result) const;
 
@@ -175,7 +188,7 @@ class PipeEnd {
 // ---- implementation ----
 
 template <class Write>
-absl::Status PipeEnd::Send(uint32_t type, size_t size, Write write,
+absl::Status PipeEnd::Send(uint32_t type, size_t size, const Write& write,
                            Deadline deadline) {
   if (absl::Status error = CheckSend(); ABSL_PREDICT_FALSE(!error.ok())) {
     return error;
@@ -206,8 +219,8 @@ absl::Status PipeEnd::Send(uint32_t type, size_t size, Write write,
 }
 
 template <class Use, class Removed>
-absl::Status PipeEnd::Recv(uint32_t type, Use use, Deadline deadline,
-                           Removed removed) {
+absl::Status PipeEnd::Recv(uint32_t type, const Use& use, Deadline deadline,
+                           const Removed& removed) {
   if (absl::Status error = CheckRecv(); ABSL_PREDICT_FALSE(!error.ok())) {
     return error;
   }
@@ -220,10 +233,8 @@ absl::Status PipeEnd::Recv(uint32_t type, Use use, Deadline deadline,
         [&](std::span<const std::byte> record, uint32_t) {
           error = CheckFrame(record, type);
           // What nobody can ever receive does not stay.
-          if (absl::IsDataLoss(error)) return true;
-          if (ABSL_PREDICT_TRUE(error.ok())) {
-            error = use(record.subspan(sizeof(Frame)));
-          }
+          if (ABSL_PREDICT_FALSE(!error.ok())) return absl::IsDataLoss(error);
+          error = use(record.subspan(sizeof(Frame)));
           return error.ok();
         },
         deadline,

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <array>
 #include <atomic>
 #include <cstdint>
 #include <optional>
@@ -54,6 +55,8 @@ using ::mp::testing::KillPoint;
 using ::mp::testing::SharedPage;
 using ::mp::testing::StatusIs;
 using ::testing::AnyOf;
+using ::testing::Each;
+using ::testing::Gt;
 
 class QueueKillTest : public MessageKillTest {
  protected:
@@ -114,6 +117,63 @@ TEST_F(QueueKillTest, Get) {
              EXPECT_THAT(queue->GetNowait(), IsOkAndHolds(3));
              ExpectWorks(*queue, 4);
            }});
+}
+
+// Those that are in the queue are the first ones.
+TEST_F(QueueKillTest, PutMany) {
+  std::optional<Queue<int>> queue;
+  const std::vector<int> items = {2, 3, 4};
+  std::array<int, 4> deaths_after = {};  // by how many had been put
+  Run({.prepare =
+           [&] {
+             queue.emplace(QueueOptions{.capacity_bytes = 4096});
+             ASSERT_OK(queue->Put(1));
+           },
+       .op = [&] { queue->PutMany(items).IgnoreError(); },
+       .check =
+           [&](const KillPoint& point) {
+             ASSERT_OK(queue->Put(5, kStranded));
+             EXPECT_THAT(queue->GetNowait(), IsOkAndHolds(1));
+             const size_t done = queue->qsize() - 1;
+             ASSERT_LE(done, items.size());
+             if (point.completed()) {
+               EXPECT_EQ(done, items.size());
+             }
+             ++deaths_after[done];
+             for (size_t i = 0; i < done; ++i) {
+               EXPECT_THAT(queue->GetNowait(), IsOkAndHolds(items[i]));
+             }
+             EXPECT_THAT(queue->GetNowait(), IsOkAndHolds(5));
+             ExpectWorks(*queue, 6);
+           }});
+  EXPECT_THAT(deaths_after, Each(Gt(0)));
+}
+
+TEST_F(QueueKillTest, GetMany) {
+  std::optional<Queue<int>> queue;
+  std::array<int, 4> deaths_after = {};  // by how many had been gotten
+  Run({.prepare =
+           [&] {
+             queue.emplace(QueueOptions{.capacity_bytes = 4096});
+             ASSERT_OK(queue->PutMany(std::vector{0, 1, 2}));
+             ASSERT_OK(queue->Put(3));
+           },
+       .op = [&] { queue->GetMany(3).IgnoreError(); },
+       .check =
+           [&](const KillPoint& point) {
+             ASSERT_LE(queue->qsize(), 4u);
+             const int done = 4 - static_cast<int>(queue->qsize());
+             ASSERT_LE(done, 3);
+             if (point.completed()) {
+               EXPECT_EQ(done, 3);
+             }
+             ++deaths_after[done];
+             for (int i = done; i < 4; ++i) {
+               EXPECT_THAT(queue->Get(kStranded), IsOkAndHolds(i));
+             }
+             ExpectWorks(*queue, 4);
+           }});
+  EXPECT_THAT(deaths_after, Each(Gt(0)));
 }
 
 // A record that fits into one region only, which the dying consumer may have

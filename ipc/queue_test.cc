@@ -11,6 +11,7 @@
 #include <memory>
 #include <optional>
 #include <random>
+#include <span>
 #include <stdexcept>
 #include <string>
 #include <thread>
@@ -25,6 +26,8 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "mp/base/deadline.h"
+#include "mp/ipc/ring.h"
+#include "mp/shm/handle.h"
 #include "mp/shm/park.h"
 #include "mp/testing/child.h"
 #include "mp/testing/process_test.h"
@@ -39,7 +42,12 @@ using ::mp::testing::IsOkAndHolds;
 using ::mp::testing::SharedPage;
 using ::mp::testing::StatusIs;
 using ::testing::AllOf;
+using ::testing::ElementsAre;
+using ::testing::ElementsAreArray;
+using ::testing::Ge;
 using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+using ::testing::Le;
 using ::testing::Pointee;
 
 class QueueTest : public testing::ProcessTest {};
@@ -58,6 +66,95 @@ TEST_F(QueueTest, FirstInFirstOut) {
   Queue<int> queue;
   for (int i = 0; i < 100; ++i) ASSERT_OK(queue.Put(i));
   for (int i = 0; i < 100; ++i) ASSERT_THAT(queue.Get(), IsOkAndHolds(i));
+}
+
+// ---- Many at a time.
+
+TEST_F(QueueTest, ManyKeepTheirOrder) {
+  Queue<std::string> queue;
+  std::vector<std::string> items;
+  for (int i = 0; i < 100; ++i) items.push_back(std::string(i, 'x'));
+  EXPECT_THAT(queue.PutMany(items), IsOkAndHolds(100u));
+  EXPECT_EQ(queue.qsize(), 100u);
+  EXPECT_THAT(queue.Get(), IsOkAndHolds(items[0]));
+  EXPECT_THAT(queue.GetMany(40),
+              IsOkAndHolds(ElementsAreArray(items.data() + 1, 40)));
+  EXPECT_EQ(queue.qsize(), 59u);
+  EXPECT_THAT(queue.GetMany(1000),
+              IsOkAndHolds(ElementsAreArray(items.data() + 41, 59)));
+  EXPECT_TRUE(queue.Empty());
+}
+
+TEST_F(QueueTest, ManyUpToTheLimit) {
+  Queue<int> queue(/*maxsize=*/3);
+  const std::vector<int> items = {1, 2, 3, 4, 5};
+  EXPECT_THAT(queue.PutMany(items, absl::ZeroDuration()), IsOkAndHolds(3u));
+  EXPECT_THAT(queue.PutMany(items, absl::Milliseconds(10)),
+              StatusIs(absl::StatusCode::kDeadlineExceeded));
+  EXPECT_THAT(queue.GetMany(2), IsOkAndHolds(ElementsAre(1, 2)));
+  EXPECT_THAT(queue.PutMany(std::span(items).subspan(3), absl::ZeroDuration()),
+              IsOkAndHolds(2u));
+  EXPECT_THAT(queue.GetMany(9), IsOkAndHolds(ElementsAre(3, 4, 5)));
+  EXPECT_THAT(queue.GetMany(9, absl::ZeroDuration()),
+              StatusIs(absl::StatusCode::kDeadlineExceeded));
+  EXPECT_THAT(queue.PutMany({}), IsOkAndHolds(0u));
+  EXPECT_THAT(queue.GetMany(0), IsOkAndHolds(IsEmpty()));
+  queue.Close();
+  EXPECT_THAT(queue.PutMany(items),
+              StatusIs(absl::StatusCode::kFailedPrecondition));
+  EXPECT_THAT(queue.GetMany(9), StatusIs(absl::StatusCode::kOutOfRange));
+}
+
+// An item that cannot go ends the row before it and is the next call's error.
+TEST_F(QueueTest, ManyWithABadOneAmongThem) {
+  Queue<std::string> queue({.capacity_bytes = 4096});
+  const std::vector<std::string> items = {"a", "b", std::string(5000, 'c'),
+                                          "d"};
+  EXPECT_THAT(queue.PutMany(items), IsOkAndHolds(2u));
+  EXPECT_THAT(queue.PutMany(std::span(items).subspan(2)),
+              StatusIs(absl::StatusCode::kInvalidArgument));
+  EXPECT_THAT(queue.GetMany(9), IsOkAndHolds(ElementsAre("a", "b")));
+}
+
+// Bytes that are no T do not hide in a row: what was before comes first.
+TEST_F(QueueTest, ManyWithADamagedOneAmongThem) {
+  struct Damaged {
+    static void Put(const Queue<std::string>& queue) {
+      ipc_internal::Ring ring = std::get<0>(HandleAccess::Parts(queue));
+      ASSERT_EQ(
+          ring.Put(
+              3, [](std::byte*, uint32_t) { return true; }, Deadline::Now()),
+          ipc_internal::RingResult::kDone);
+    }
+  };
+  Queue<std::string> queue;
+  ASSERT_OK(queue.Put("a"));
+  Damaged::Put(queue);
+  ASSERT_OK(queue.Put("b"));
+  EXPECT_THAT(queue.GetMany(9), IsOkAndHolds(ElementsAre("a")));
+  EXPECT_EQ(queue.qsize(), 2u);
+  EXPECT_THAT(queue.GetMany(9), StatusIs(absl::StatusCode::kDataLoss));
+  EXPECT_EQ(queue.qsize(), 1u);
+  EXPECT_THAT(queue.GetMany(9), IsOkAndHolds(ElementsAre("b")));
+}
+
+// More than there is ever room for, between processes, in both ways.
+TEST_F(PatientQueueTest, ManyThroughANarrowQueue) {
+  constexpr int kItems = 20'000;
+  Queue<int> queue(/*maxsize=*/7);
+  ChildProcess producer = ChildProcess::Start([queue]() mutable {
+    std::vector<int> items(kItems);
+    for (int i = 0; i < kItems; ++i) items[i] = i;
+    EXPECT_THAT(queue.PutMany(items), IsOkAndHolds(size_t{kItems}));
+  });
+  int next = 0;
+  while (next < kItems) {
+    absl::StatusOr<std::vector<int>> items = queue.GetMany(5);
+    ASSERT_OK(items);
+    ASSERT_THAT(items->size(), AllOf(Ge(1u), Le(5u)));
+    for (const int item : *items) ASSERT_EQ(item, next++);
+  }
+  producer.ExpectExit(0);
 }
 
 // CPython: test_put, test_get, test_qsize.

@@ -40,6 +40,7 @@
 #include <type_traits>
 #include <utility>
 
+#include "absl/base/attributes.h"
 #include "absl/base/optimization.h"
 #include "absl/base/thread_annotations.h"
 #include "absl/cleanup/cleanup.h"
@@ -120,8 +121,15 @@ class Ring {
   // deadline, or as `watch` says (see BasicGate::Wait). Deadline::Now() does
   // not wait for room, only for another put that is under way at the moment.
   template <class Fill, class Watch = WatchOne>
-  RingResult Put(size_t size, Fill fill, Deadline deadline,
-                 Watch watch = {kNoToken});
+  RingResult Put(size_t size, const Fill& fill, Deadline deadline,
+                 const Watch& watch = {kNoToken});
+  // The same for `count` records, one after the other: record i has `size(i)`
+  // bytes, which `fill(i, to, number)` writes. As long as there is room, the
+  // lock is acquired once. `done` of them have been put, whatever the result.
+  template <class Size, class Fill, class Watch = WatchOne>
+  RingResult PutMany(size_t count, const Size& size, const Fill& fill,
+                     size_t& done, Deadline deadline,
+                     const Watch& watch = {kNoToken});
 
   // Calls `use(std::span<const std::byte> record, uint32_t number)` with the
   // oldest record and removes it; `number` is the one it was put with. `use`
@@ -133,8 +141,15 @@ class Ring {
     void operator()() const {}
   };
   template <class Use, class Watch = WatchOne, class Removed = DoNothing>
-  RingResult Get(Use use, Deadline deadline, Watch watch = {kNoToken},
-                 Removed removed = {});
+  RingResult Get(const Use& use, Deadline deadline,
+                 const Watch& watch = {kNoToken}, const Removed& removed = {});
+  // The same for up to `max` records, as many as there are when there is one.
+  // kDone if `done` of them, more than none, have been removed, whatever became
+  // of the next one.
+  template <class Use, class Watch = WatchOne, class Removed = DoNothing>
+  RingResult GetMany(size_t max, const Use& use, size_t& done,
+                     Deadline deadline, const Watch& watch = {kNoToken},
+                     const Removed& removed = {});
 
   // Waits for a record as Get() does, but takes nothing. False after the
   // deadline, or as `watch` says. When it returns true, another consumer may
@@ -328,10 +343,13 @@ class Ring {
   static constexpr uint32_t kRaised = 1;
   static constexpr uint32_t kForEachRecord = 2;
 
-  // One cache line for each that is written by another party or at another
-  // time.
+  // Two cache lines for each that is written by another party or at another
+  // time: processors fetch them in pairs. With one for each, a consumer that
+  // looked at the tail took the producers' lock away with it, and a round trip
+  // took a fifth longer.
+  static constexpr size_t kApart = 128;
   struct Control {
-    alignas(64) uint32_t max_records = 0;
+    alignas(kApart) uint32_t max_records = 0;
     uint32_t common_regions = 1;
     std::atomic<uint32_t> closed{0};
     // Not 0 if another region than the first is in use or holds more memory
@@ -345,7 +363,7 @@ class Ring {
     std::atomic<uint64_t> consumer{kNoToken};
     std::atomic<uint32_t> departures{0};
     Region regions[kMaxRegions];
-    struct alignas(64) Side {
+    struct alignas(kApart) Side {
       InPlaceLock lock;
       // What this side last saw of the other side's cursor: as long as that
       // suffices, the other side's cache line is left alone. Guarded by lock.
@@ -361,10 +379,12 @@ class Ring {
       std::atomic<uint32_t> region{0};
     };
     Side producers;
-    alignas(64) std::atomic<uint64_t> tail{0};  // stored under producers.lock
+    alignas(kApart) std::atomic<uint64_t> tail{
+        0};  // stored under producers.lock
     Side consumers;
-    alignas(64) std::atomic<uint64_t> head{0};  // stored under consumers.lock
-    alignas(64) Gate not_empty;
+    alignas(kApart) std::atomic<uint64_t> head{
+        0};  // stored under consumers.lock
+    alignas(kApart) Gate not_empty;
     Gate not_full;
   };
 
@@ -477,6 +497,17 @@ class Ring {
   uint32_t RegionToGrowInto(uint32_t region, Cursor tail,
                             uint32_t blocks) const;
 
+  // Puts one record; under the producers' lock. kTimedOut: no room now,
+  // `beside` the ring if `fill` said so.
+  template <class Fill>
+  ABSL_ATTRIBUTE_ALWAYS_INLINE RingResult PutLocked(size_t size,
+                                                    const Fill& fill,
+                                                    bool& beside);
+  // Gets one; under the consumers' lock. kTimedOut: there is none.
+  template <class Use, class Removed>
+  ABSL_ATTRIBUTE_ALWAYS_INLINE RingResult GetLocked(const Use& use,
+                                                    const Removed& removed);
+
   // Where to put a record; under the producers' lock. kTimedOut: no room now.
   RingResult FindPlace(Cursor tail, uint32_t blocks, std::byte*& place) {
     Control& control = *control_;
@@ -579,127 +610,191 @@ class Ring {
 // ---- implementation ----
 
 template <class Fill, class Watch>
-RingResult Ring::Put(size_t size, Fill fill, Deadline deadline, Watch watch) {
+RingResult Ring::Put(size_t size, const Fill& fill, Deadline deadline,
+                     const Watch& watch) {
+  size_t done;
+  return PutMany(
+      1, [size](size_t) { return size; },
+      [&fill](size_t, std::byte* to, uint32_t number) {
+        return fill(to, number);
+      },
+      done, deadline, watch);
+}
+
+template <class Size, class Fill, class Watch>
+RingResult Ring::PutMany(size_t count, const Size& size, const Fill& fill,
+                         size_t& done, Deadline deadline, const Watch& watch) {
   Control& control = *control_;
   Control::Side& side = control.producers;
-  if (size > max_record_size()) return RingResult::kTooLarge;
-  const uint32_t blocks = BlocksFor(size);
   bool waited = false;
   // Who has waited may have got the only wake-up, so it passes that on if there
   // is room left, in whichever way it leaves.
   const absl::Cleanup pass_on = [this, &waited] {
     if (waited && HasRoom(1)) control_->not_full.Notify();
   };
-  for (;;) {
-    // Who takes over from a dead producer finds the tail where it was.
-    if (!AcquireProducers(deadline)) return RingResult::kTimedOut;
-    std::unique_lock hold(side.lock, std::adopt_lock);
-    if (control.closed.load(std::memory_order_relaxed) != 0) {
-      return RingResult::kClosed;
-    }
-    const Cursor tail = Cursor::Unpack(side.tail);
-    std::byte* record = nullptr;
-    const RingResult found = FindPlace(tail, blocks, record);
-    if (ABSL_PREDICT_TRUE(found == RingResult::kDone)) {
-      const uint64_t header = size;
-      memcpy(record, &header, kBlock);
-      const FillResult filled =
-          ToFillResult(fill(record + kBlock, tail.records));
-      if (ABSL_PREDICT_FALSE(filled == FillResult::kNoRoom)) {
-        hold.unlock();
-        waited = true;
-        if (!AwaitRoomBeside(deadline, watch)) return RingResult::kTimedOut;
-        continue;
+  for (done = 0;;) {
+    bool beside = false;
+    {
+      // Once the lock is released, also if `fill` throws.
+      const absl::Cleanup tell = [&control, before = done, &done] {
+        if (ABSL_PREDICT_FALSE(done == before)) return;
+        FenceBeforeNotifyAfterRmw();
+        control.not_empty.Notify();
+      };
+      // Who takes over from a dead producer finds the tail where it was.
+      if (!AcquireProducers(deadline)) return RingResult::kTimedOut;
+      const std::lock_guard hold(side.lock, std::adopt_lock);
+      if (control.closed.load(std::memory_order_relaxed) != 0) {
+        return RingResult::kClosed;
       }
-      if (filled == FillResult::kAborted) return RingResult::kAborted;
-      const Cursor next = {.records = tail.records + 1,
-                           .blocks = tail.blocks + blocks};
-      // Release: who sees the new tail sees the record.
-      control.tail.store(next.packed(), std::memory_order_release);
-      side.tail = next.packed();
-      hold.unlock();
-      FenceBeforeNotifyAfterRmw();
-      control.not_empty.Notify();
-      return RingResult::kDone;
+      for (;;) {
+        const RingResult result = PutLocked(
+            size(done),
+            [&fill, &done](std::byte* to, uint32_t number) {
+              return fill(done, to, number);
+            },
+            beside);
+        if (ABSL_PREDICT_FALSE(result == RingResult::kTimedOut)) break;
+        if (ABSL_PREDICT_FALSE(result != RingResult::kDone)) return result;
+        if (++done == count) return RingResult::kDone;
+      }
     }
-    if (found != RingResult::kTimedOut) return found;
-    hold.unlock();
+    if (beside) {
+      waited = true;
+      if (!AwaitRoomBeside(deadline, watch)) return RingResult::kTimedOut;
+      continue;
+    }
     // HasRoom() is a hint, and may be wrong for as long as a consumer is
     // stopped inside a get.
     if (waited && deadline.Expired()) return RingResult::kTimedOut;
     waited = true;
-    const auto ready = [this, blocks] { return HasRoom(blocks) || closed(); };
+    const auto ready = [this, blocks = BlocksFor(size(done))] {
+      return HasRoom(blocks) || closed();
+    };
     if (!control.not_full.Wait(side.spin, ready, deadline, watch)) {
       return RingResult::kTimedOut;
     }
   }
 }
 
+template <class Fill>
+inline RingResult Ring::PutLocked(size_t size, const Fill& fill, bool& beside) {
+  Control& control = *control_;
+  Control::Side& side = control.producers;
+  if (ABSL_PREDICT_FALSE(size > max_record_size())) {
+    return RingResult::kTooLarge;
+  }
+  const uint32_t blocks = BlocksFor(size);
+  const Cursor tail = Cursor::Unpack(side.tail);
+  std::byte* record = nullptr;
+  const RingResult found = FindPlace(tail, blocks, record);
+  if (ABSL_PREDICT_FALSE(found != RingResult::kDone)) return found;
+  const uint64_t header = size;
+  memcpy(record, &header, kBlock);
+  const FillResult filled = ToFillResult(fill(record + kBlock, tail.records));
+  if (ABSL_PREDICT_FALSE(filled != FillResult::kFilled)) {
+    beside = filled == FillResult::kNoRoom;
+    return beside ? RingResult::kTimedOut : RingResult::kAborted;
+  }
+  const Cursor next = {.records = tail.records + 1,
+                       .blocks = tail.blocks + blocks};
+  // Release: who sees the new tail sees the record.
+  control.tail.store(next.packed(), std::memory_order_release);
+  side.tail = next.packed();
+  return RingResult::kDone;
+}
+
 template <class Use, class Watch, class Removed>
-RingResult Ring::Get(Use use, Deadline deadline, Watch watch, Removed removed) {
+RingResult Ring::Get(const Use& use, Deadline deadline, const Watch& watch,
+                     const Removed& removed) {
+  size_t done;
+  return GetMany(1, use, done, deadline, watch, removed);
+}
+
+template <class Use, class Watch, class Removed>
+RingResult Ring::GetMany(size_t max, const Use& use, size_t& done,
+                         Deadline deadline, const Watch& watch,
+                         const Removed& removed) {
   Control& control = *control_;
   Control::Side& side = control.consumers;
   bool waited = false;
-  const absl::Cleanup pass_on = [this, &waited] {  // as in Put
+  const absl::Cleanup pass_on = [this, &waited] {  // as in PutMany
     if (waited && HasRecord()) control_->not_empty.Notify();
   };
-  for (;;) {
-    if (!AcquireConsumers(deadline)) return RingResult::kTimedOut;
-    std::unique_lock hold(side.lock, std::adopt_lock);
-    const Cursor head =
-        Cursor::Unpack(control.head.load(std::memory_order_relaxed));
-    bool was_closed = false;
-    if (head.packed() == side.seen_other) {
-      // In this order, both acquire: Close() waits for the last put, so who
-      // sees the ring closed sees every record.
-      was_closed = closed();
-      // Acquire: pairs with the release in Put.
-      side.seen_other = control.tail.load(std::memory_order_acquire);
+  for (done = 0;;) {
+    {
+      const absl::Cleanup tell = [&control, &done] {  // as in PutMany
+        if (ABSL_PREDICT_FALSE(done == 0)) return;
+        FenceBeforeNotifyAfterRmw();
+        control.not_full.Notify();
+      };
+      if (!AcquireConsumers(deadline)) return RingResult::kTimedOut;
+      const std::lock_guard hold(side.lock, std::adopt_lock);
+      for (;;) {
+        const RingResult result = GetLocked(use, removed);
+        if (ABSL_PREDICT_FALSE(result != RingResult::kDone)) {
+          if (done != 0) return RingResult::kDone;
+          if (result != RingResult::kTimedOut) return result;
+          break;
+        }
+        if (++done == max) return RingResult::kDone;
+      }
     }
-    const Cursor tail = Cursor::Unpack(side.seen_other);
-    if (head.packed() != tail.packed()) {
-      const std::byte* record = nullptr;
-      uint32_t capacity = 0;
-      if (const RingResult found = FindRecord(head, record, capacity);
-          ABSL_PREDICT_FALSE(found != RingResult::kDone)) {
-        return found;
-      }
-      uint64_t size;
-      memcpy(&size, record, kBlock);
-      const uint32_t present = tail.blocks - head.blocks;
-      if (present > total_blocks_ || size > capacity * kBlock - kBlock ||
-          BlocksFor(size) > present) {
-        return RingResult::kCorrupted;
-      }
-      const std::span<const std::byte> bytes(record + kBlock, size);
-      if constexpr (std::is_same_v<decltype(use(bytes, head.records)), bool>) {
-        if (!use(bytes, head.records)) return RingResult::kAborted;
-      } else {
-        use(bytes, head.records);
-      }
-      const Cursor next = {.records = head.records + 1,
-                           .blocks = head.blocks + BlocksFor(size)};
-      // Release: the record was read before a producer may write there again.
-      control.head.store(next.packed(), std::memory_order_release);
-      removed();
-      if (ABSL_PREDICT_FALSE(control.grown.load(std::memory_order_relaxed) !=
-                             0) &&
-          control.tail.load(std::memory_order_relaxed) == next.packed()) {
-        Shrink();
-      }
-      hold.unlock();
-      FenceBeforeNotifyAfterRmw();
-      control.not_full.Notify();
-      return RingResult::kDone;
-    }
-    if (was_closed) return RingResult::kClosed;
-    hold.unlock();
     waited = true;
     const auto ready = [this] { return HasRecord() || closed(); };
     if (!control.not_empty.Wait(side.spin, ready, deadline, watch)) {
       return RingResult::kTimedOut;
     }
   }
+}
+
+template <class Use, class Removed>
+inline RingResult Ring::GetLocked(const Use& use, const Removed& removed) {
+  Control& control = *control_;
+  Control::Side& side = control.consumers;
+  const Cursor head =
+      Cursor::Unpack(control.head.load(std::memory_order_relaxed));
+  bool was_closed = false;
+  if (head.packed() == side.seen_other) {
+    // In this order, both acquire: Close() waits for the last put, so who sees
+    // the ring closed sees every record.
+    was_closed = closed();
+    // Acquire: pairs with the release in PutLocked.
+    side.seen_other = control.tail.load(std::memory_order_acquire);
+  }
+  const Cursor tail = Cursor::Unpack(side.seen_other);
+  if (head.packed() == tail.packed()) {
+    return was_closed ? RingResult::kClosed : RingResult::kTimedOut;
+  }
+  const std::byte* record = nullptr;
+  uint32_t capacity = 0;
+  if (const RingResult found = FindRecord(head, record, capacity);
+      ABSL_PREDICT_FALSE(found != RingResult::kDone)) {
+    return found;
+  }
+  uint64_t size;
+  memcpy(&size, record, kBlock);
+  const uint32_t present = tail.blocks - head.blocks;
+  if (present > total_blocks_ || size > capacity * kBlock - kBlock ||
+      BlocksFor(size) > present) {
+    return RingResult::kCorrupted;
+  }
+  const std::span<const std::byte> bytes(record + kBlock, size);
+  if constexpr (std::is_same_v<decltype(use(bytes, head.records)), bool>) {
+    if (!use(bytes, head.records)) return RingResult::kAborted;
+  } else {
+    use(bytes, head.records);
+  }
+  const Cursor next = {.records = head.records + 1,
+                       .blocks = head.blocks + BlocksFor(size)};
+  // Release: the record was read before a producer may write there again.
+  control.head.store(next.packed(), std::memory_order_release);
+  removed();
+  if (ABSL_PREDICT_FALSE(control.grown.load(std::memory_order_relaxed) != 0) &&
+      control.tail.load(std::memory_order_relaxed) == next.packed()) {
+    Shrink();
+  }
+  return RingResult::kDone;
 }
 
 template <class Watch>

@@ -1,6 +1,5 @@
 #include "mp/ipc/ring.h"
 
-#include <sys/resource.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -12,6 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "mp/base/check.h"
 #include "mp/base/errno_status.h"
+#include "mp/base/file_size_limit.h"
 #include "mp/shm/liveness.h"
 
 namespace mp::ipc_internal {
@@ -38,14 +38,6 @@ uint32_t CountRegions(size_t capacity_blocks) {
   uint32_t count = 0;
   while (capacity_blocks << (2 * (count + 1)) <= kMaxRegionBlocks) ++count;
   return count;
-}
-
-// A larger file would be the end of a process with such a limit.
-size_t FileSizeLimit() {
-  rlimit limit;
-  return getrlimit(RLIMIT_FSIZE, &limit) == 0
-             ? limit.rlim_cur
-             : std::numeric_limits<size_t>::max();
 }
 
 }  // namespace

@@ -241,6 +241,13 @@ class Ring {
   template <class F>
   bool WhileNoGet(F f, Deadline deadline) ABSL_NO_THREAD_SAFETY_ANALYSIS;
 
+  // Calls `f(std::span<const std::byte>)` for each record while neither a
+  // producer nor a consumer is at work. False, perhaps after some calls, as
+  // WhileNoGet(), or if the shared memory contradicts itself. For rings that do
+  // not grow.
+  template <class F>
+  bool ForEachRecord(F f, Deadline deadline) ABSL_NO_THREAD_SAFETY_ANALYSIS;
+
   // ---- For producers and consumers that care whether the others still live.
 
   // How often Leave() was called, modulo 2^32.
@@ -562,6 +569,14 @@ class Ring {
   }
   RingResult FindRecordSlow(Cursor head, const std::byte*& record,
                             uint32_t& capacity);
+  // Whether the record there, whose size it reads, ends before the tail.
+  bool HasWholeRecord(Cursor head, Cursor tail, const std::byte* record,
+                      uint32_t capacity, uint64_t& size) const {
+    memcpy(&size, record, kBlock);
+    const uint32_t present = tail.blocks - head.blocks;
+    return present <= total_blocks_ && size <= capacity * kBlock - kBlock &&
+           BlocksFor(size) <= present;
+  }
   // Acquire: `end` is stored before `next`.
   static bool EndsAt(const Region& region, Cursor head) {
     return region.next.load(std::memory_order_acquire) != kNoRegion &&
@@ -773,10 +788,7 @@ inline RingResult Ring::GetLocked(const Use& use, const Removed& removed) {
     return found;
   }
   uint64_t size;
-  memcpy(&size, record, kBlock);
-  const uint32_t present = tail.blocks - head.blocks;
-  if (present > total_blocks_ || size > capacity * kBlock - kBlock ||
-      BlocksFor(size) > present) {
+  if (ABSL_PREDICT_FALSE(!HasWholeRecord(head, tail, record, capacity, size))) {
     return RingResult::kCorrupted;
   }
   const std::span<const std::byte> bytes(record + kBlock, size);
@@ -816,6 +828,29 @@ bool Ring::WhileNoGet(F f, Deadline deadline) ABSL_NO_THREAD_SAFETY_ANALYSIS {
   if (!AcquireConsumers(deadline)) return false;
   const std::lock_guard hold(control_->consumers.lock, std::adopt_lock);
   f();
+  return true;
+}
+
+template <class F>
+bool Ring::ForEachRecord(F f,
+                         Deadline deadline) ABSL_NO_THREAD_SAFETY_ANALYSIS {
+  Control& control = *control_;
+  if (regions_ != 1 || !AcquireProducers(deadline)) return false;
+  const std::lock_guard no_put(control.producers.lock, std::adopt_lock);
+  if (!AcquireConsumers(deadline)) return false;
+  const std::lock_guard no_get(control.consumers.lock, std::adopt_lock);
+  Cursor at = Cursor::Unpack(control.head.load(std::memory_order_relaxed));
+  const Cursor tail =
+      Cursor::Unpack(control.tail.load(std::memory_order_relaxed));
+  while (at.packed() != tail.packed()) {
+    const std::byte* record = nullptr;
+    uint32_t capacity = 0;
+    if (FindRecord(at, record, capacity) != RingResult::kDone) return false;
+    uint64_t size;
+    if (!HasWholeRecord(at, tail, record, capacity, size)) return false;
+    f(std::span(record + kBlock, size));
+    at = {.records = at.records + 1, .blocks = at.blocks + BlocksFor(size)};
+  }
   return true;
 }
 

@@ -299,6 +299,13 @@ absl::Status Segment::DiscardSpare(size_t offset, size_t size) {
   return ErrnoStatus(errno, "fallocate(FALLOC_FL_PUNCH_HOLE)");
 }
 
+absl::StatusOr<std::byte*> Segment::MapSpare(size_t offset, size_t size) {
+  MP_CHECK(offset <= spare_size_ && size <= spare_size_ - offset);
+  return MapRange(fd_.get(), contents_size_ + ring_size_ + offset, size, 0);
+}
+
+void Segment::Unmap(std::byte* range, size_t size) { munmap(range, size); }
+
 absl::StatusOr<std::byte*> Segment::MapSpareRing(size_t offset, size_t size) {
   MP_CHECK(offset <= spare_size_ && size <= spare_size_ - offset);
   return MapRange(fd_.get(), contents_size_ + ring_size_ + offset, size, size);

@@ -93,8 +93,10 @@ class Segment {
   size_t spare_size() const { return spare_size_; }
   absl::Status ReserveSpare(size_t offset, size_t size);
   absl::Status DiscardSpare(size_t offset, size_t size);
-  // Maps a range of them twice in a row, like the ring, for this process. To be
-  // undone by UnmapRing() before the segment goes.
+  // Maps a range of them, or maps it twice in a row like the ring, for this
+  // process. To be undone by Unmap() or UnmapRing() before the segment goes.
+  absl::StatusOr<std::byte*> MapSpare(size_t offset, size_t size);
+  static void Unmap(std::byte* range, size_t size);
   absl::StatusOr<std::byte*> MapSpareRing(size_t offset, size_t size);
   static void UnmapRing(std::byte* ring, size_t size);
 

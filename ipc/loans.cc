@@ -1,0 +1,276 @@
+#include "mp/ipc/loans.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <new>
+
+#include "absl/strings/str_cat.h"
+#include "mp/base/check.h"
+#include "mp/base/file_size_limit.h"
+
+namespace mp::ipc_internal {
+namespace {
+
+size_t WholePages(size_t bytes) {
+  static const auto page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
+  return (bytes + page - 1) / page * page;
+}
+
+}  // namespace
+
+absl::StatusOr<Loans> Loans::Create(uint32_t blocks) {
+  MP_CHECK(blocks > 0 && blocks <= kMaxBlocks);
+  if (absl::Status status = Liveness::Join(); !status.ok()) return status;
+  // A larger file would be the end of a process with such a limit; half of it
+  // is more than enough for the rest.
+  const size_t range = std::min(
+      kMaxBytes, (FileSizeLimit() / 2 / blocks) & ~(WholePages(1) - 1));
+  const size_t size = sizeof(Control) + blocks * sizeof(Block);
+  absl::StatusOr<std::shared_ptr<Segment>> segment =
+      Segment::Create({.name = "loans",
+                       .layout = kLayout,
+                       .size = size,
+                       .spare_size = blocks * range});
+  if (!segment.ok()) return segment.status();
+  auto* const control = new ((*segment)->data()) Control;
+  control->count = blocks;  // which begin as zeros
+  return Loans({*std::move(segment)});
+}
+
+Loans::Loans(SegmentPart<kLayout> part) {
+  if (part.segment == nullptr) return;
+  Segment& segment = *part.segment;
+  auto* const control = reinterpret_cast<Control*>(segment.data());
+  MP_CHECK(segment.size() >= sizeof(Control))
+      << "loans in a segment that holds none";
+  blocks_ = control->count;
+  MP_CHECK(blocks_ > 0 &&
+           blocks_ <= (segment.size() - sizeof(Control)) / sizeof(Block) &&
+           segment.spare_size() % blocks_ == 0)
+      << "loans in a segment that holds none";
+  range_ = segment.spare_size() / blocks_;
+  const auto mapping = std::make_shared<Mapping>();
+  mapping->segment = std::move(part.segment);
+  mapping->blocks.resize(blocks_);
+  mapping_ = mapping.get();
+  control_ = std::shared_ptr<Control>(mapping, control);
+}
+
+Loans::Mapping::~Mapping() {
+  for (const Entry& entry : blocks) {
+    if (entry.base != nullptr) Segment::Unmap(entry.base, entry.size);
+  }
+}
+
+bool Loans::TryTake(uint32_t block) {
+  std::atomic<Token>& owner = At(block).owner;
+  Token nobody = kNoToken;
+  // Acquire: pairs with the release in GiveBack(). What the last owner did with
+  // the memory, also in this process, has happened.
+  return owner.load(std::memory_order_relaxed) == kNoToken &&
+         owner.compare_exchange_strong(nobody, Liveness::Self(),
+                                       std::memory_order_acquire,
+                                       std::memory_order_relaxed);
+}
+
+uint32_t Loans::TakeFree(size_t bytes) {
+  // From the first one on, so that those in use are few and stay in the caches.
+  for (uint32_t i = 0; i < blocks_; ++i) {
+    if (At(i).reserved.load(std::memory_order_relaxed) < bytes || !TryTake(i)) {
+      continue;
+    }
+    // Its last owner may have taken the memory away meanwhile.
+    if (At(i).reserved.load(std::memory_order_relaxed) >= bytes) {
+      return i;
+    }
+    GiveBack(i);
+  }
+  return blocks_;
+}
+
+uint32_t Loans::TakeAnyFree() {
+  for (uint32_t i = 0; i < blocks_; ++i) {
+    if (TryTake(i)) return i;
+  }
+  return blocks_;
+}
+
+absl::StatusOr<uint32_t> Loans::Take(size_t bytes, Deadline deadline,
+                                     absl::FunctionRef<bool()> give_up,
+                                     MarkOnTheWay mark) {
+  MP_CHECK(bytes <= range_);
+  Control& control = *control_;
+  bool waited = false;
+  uint32_t block = blocks_;
+  std::vector<Token> settled;
+  for (;;) {
+    if (give_up()) return absl::CancelledError("no more loans");
+    block = TakeFree(bytes);
+    if (block < blocks_) break;
+    // The dead have no need of their memory, so it comes before new one.
+    if (Collect(mark, settled)) continue;
+    block = TakeAnyFree();
+    if (block < blocks_ || (waited && deadline.Expired())) break;
+    waited = true;
+    control.freed.Wait(
+        control.spin,
+        [this, give_up] { return taken() < blocks_ || give_up(); }, deadline,
+        [this, &settled](WatchList& list) {
+          return WatchOwners(list, settled);
+        });
+  }
+  // Who has waited may have got the only wake-up.
+  if (waited && taken() < blocks_) control.freed.Notify();
+  if (block == blocks_) {
+    return absl::DeadlineExceededError(absl::StrCat(
+        "all ", blocks_, " loans are out: being written, queued or read"));
+  }
+  if (absl::Status status = Reserve(block, bytes); !status.ok()) {
+    GiveBack(block);
+    return status;
+  }
+  return block;
+}
+
+void Loans::WakeAll() {
+  FenceBeforeNotify();
+  control_->freed.NotifyAll();
+}
+
+absl::Status Loans::Reserve(uint32_t block, size_t bytes) {
+  Block& b = At(block);
+  const uint64_t before = b.reserved.load(std::memory_order_relaxed);
+  if (before >= kCounted) {  // no longer idle
+    control_->idle.fetch_sub(before, std::memory_order_relaxed);
+  }
+  const size_t wanted = WholePages(bytes);
+  if (before >= wanted) return absl::OkStatus();
+  if (absl::Status status = mapping_->segment->ReserveSpare(
+          Offset(block) + before, wanted - before);
+      !status.ok()) {
+    if (before >= kCounted) {
+      control_->idle.fetch_add(before, std::memory_order_relaxed);
+    }
+    return status;
+  }
+  b.reserved.store(wanted, std::memory_order_relaxed);
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::byte*> Loans::Map(uint32_t block, size_t bytes) {
+  if (block >= blocks_) {
+    return absl::DataLossError(absl::StrCat("loan ", block, " of ", blocks_));
+  }
+  const uint64_t reserved = At(block).reserved.load(std::memory_order_relaxed);
+  if (bytes > reserved || reserved > range_) {
+    return absl::DataLossError(
+        absl::StrCat("a loan of ", bytes, " bytes has ", reserved));
+  }
+  Mapping::Entry& entry = mapping_->blocks[block];
+  if (entry.base == nullptr || entry.size < bytes) {
+    // A block without any memory needs an address nevertheless.
+    const size_t size = std::max<size_t>(reserved, WholePages(1));
+    absl::StatusOr<std::byte*> base =
+        mapping_->segment->MapSpare(Offset(block), size);
+    if (!base.ok()) return base.status();
+    if (entry.base != nullptr) Segment::Unmap(entry.base, entry.size);
+    entry = {.base = *base, .size = size};
+  }
+  return entry.base;
+}
+
+void Loans::GiveBack(uint32_t block) {
+  Control& control = *control_;
+  Block& b = At(block);
+  Token self = Liveness::Self();
+  if (b.owner.load(std::memory_order_relaxed) != self) return;
+  const uint64_t reserved = b.reserved.load(std::memory_order_relaxed);
+  if (reserved >= kCounted &&
+      control.idle.fetch_add(reserved, std::memory_order_relaxed) + reserved >
+          std::max<uint64_t>(kIdleBytes, 2 * reserved)) {
+    control.idle.fetch_sub(reserved, std::memory_order_relaxed);
+    // In this order: nobody is to rely on memory that is about to go. If it
+    // does not go, it is there, unused, until the block grows again.
+    b.reserved.store(0, std::memory_order_relaxed);
+    mapping_->segment->DiscardSpare(Offset(block), reserved).IgnoreError();
+  }
+  // Release: pairs with the acquire in TryTake().
+  if (b.owner.compare_exchange_strong(self, kNoToken, std::memory_order_release,
+                                      std::memory_order_relaxed)) {
+    FenceBeforeNotifyAfterRmw();
+    control.freed.Notify();
+  }
+}
+
+bool Loans::Collect(MarkOnTheWay mark, std::vector<Token>& settled) {
+  // Before the marking: whose block is not on the way then, although it was its
+  // owner's before and still is, has died with it. Nobody can take or receive
+  // such a block, so it does not matter how long ago that was.
+  settled.assign(blocks_, kNoToken);
+  bool dead = false;
+  for (uint32_t i = 0; i < blocks_; ++i) {
+    const Token owner = At(i).owner.load(std::memory_order_relaxed);
+    if (owner == kNoToken || !Liveness::IsDead(owner)) continue;
+    settled[i] = owner;
+    dead = true;
+  }
+  if (!dead) return false;
+  std::vector<bool> on_the_way(blocks_, false);
+  if (!mark(on_the_way)) {
+    settled.assign(blocks_, kNoToken);
+    return false;
+  }
+  bool freed = false;
+  uint64_t idle = 0;
+  for (uint32_t i = 0; i < blocks_; ++i) {
+    Block& block = At(i);
+    if (settled[i] != kNoToken && !on_the_way[i]) {
+      // Release: as in GiveBack(), for the dead one, whose last stores IsDead()
+      // has made visible here.
+      freed |= block.owner.compare_exchange_strong(settled[i], kNoToken,
+                                                   std::memory_order_acq_rel,
+                                                   std::memory_order_relaxed);
+      settled[i] = kNoToken;
+    }
+    const uint64_t reserved = block.reserved.load(std::memory_order_relaxed);
+    if (reserved >= kCounted &&
+        block.owner.load(std::memory_order_relaxed) == kNoToken) {
+      idle += reserved;
+    }
+  }
+  control_->idle.store(idle, std::memory_order_relaxed);
+  return freed;
+}
+
+bool Loans::WatchOwners(WatchList& list,
+                        const std::vector<Token>& settled) const {
+  for (uint32_t i = 0; i < blocks_; ++i) {
+    const Token owner = At(i).owner.load(std::memory_order_relaxed);
+    if (owner == kNoToken || owner == settled[i]) continue;
+    const auto known = list.tokens();
+    if (std::find(known.begin(), known.end(), owner) != known.end()) continue;
+    if (Liveness::IsDead(owner)) return false;
+    list.Add(owner);
+  }
+  return true;
+}
+
+uint32_t Loans::taken() const {
+  uint32_t count = 0;
+  for (uint32_t i = 0; i < blocks_; ++i) {
+    count += At(i).owner.load(std::memory_order_relaxed) != kNoToken;
+  }
+  return count;
+}
+
+size_t Loans::reserved_bytes() const {
+  size_t bytes = 0;
+  for (uint32_t i = 0; i < blocks_; ++i) {
+    bytes += At(i).reserved.load(std::memory_order_relaxed);
+  }
+  return bytes;
+}
+
+}  // namespace mp::ipc_internal

@@ -10,6 +10,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <utility>
@@ -141,23 +142,46 @@ void ReportPercentiles(benchmark::State& state, std::vector<int64_t> samples) {
   report("samples", static_cast<double>(percentiles.count()));
 }
 
-void RunPython(benchmark::State& state, const std::string& script,
-               const std::vector<std::string>& args, PythonTimes times) {
-  if (!testing::PythonPeer::Available()) {
-    state.SkipWithError(kNoneHere);
-    return;
-  }
-  testing::PythonPeer peer(script, args);
-  peer.Run(1);  // its processes start, and its threads
-  const auto messages = static_cast<int64_t>(state.max_iterations);
-  std::vector<int64_t> nanos;
-  while (state.KeepRunningBatch(messages)) {
-    nanos = peer.Run(messages);
-    double total = 0;
-    for (const int64_t n : nanos) total += static_cast<double>(n);
-    state.SetIterationTime(total * 1e-9);
-  }
-  if (times == PythonTimes::kEach) ReportPercentiles(state, std::move(nanos));
+std::string BenchmarkName(const std::string& operation, Waiting waiting,
+                          size_t size, const std::string& implementation) {
+  return operation + (waiting == Waiting::kAsleep ? "_blocked/" : "/") +
+         SizeName(size) + "/" + implementation;
+}
+
+void Register(const std::string& name,
+              std::function<void(benchmark::State&)> run) {
+  benchmark::RegisterBenchmark(name.c_str(), std::move(run))->UseManualTime();
+}
+
+int RunRegistered(int argc, char** argv) {
+  benchmark::Initialize(&argc, argv);
+  if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 1;
+  benchmark::RunSpecifiedBenchmarks();
+  benchmark::Shutdown();
+  return 0;
+}
+
+void RegisterPython(const std::string& name, const std::string& script,
+                    const std::vector<std::string>& args, PythonTimes times) {
+  Register(name, [=](benchmark::State& state) {
+    if (!testing::PythonPeer::Available()) {
+      state.SkipWithError(kNoneHere);
+      return;
+    }
+    testing::PythonPeer peer(script, args);
+    peer.Run(1);  // its processes start, and its threads
+    const auto messages = static_cast<int64_t>(state.max_iterations);
+    std::vector<int64_t> nanos;
+    while (state.KeepRunningBatch(messages)) {
+      nanos = peer.Run(messages);
+      double total = 0;
+      for (const int64_t n : nanos) total += static_cast<double>(n);
+      state.SetIterationTime(total * 1e-9);
+    }
+    if (times == PythonTimes::kEach) {
+      ReportPercentiles(state, std::move(nanos));
+    }
+  });
 }
 
 }  // namespace mp::ipc_benchmark

@@ -22,6 +22,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <functional>
 #include <memory>
 #include <string>
 #include <type_traits>
@@ -77,13 +78,13 @@ Message<kSize> MakeMessage() {
   }
 }
 
-// Memory for messages on the way, in all channels that can be told: those that
-// are as large as the caches need not be slower than those with more room.
+// Room for messages on the way, where one can choose: enough for a few, and for
+// small ones no more than the caches hold.
 template <size_t kSize>
 inline constexpr size_t kRoomBytes = std::max(kMiB, 4 * kSize);
 
-// Waits as who has a processor of its own does; where it has none, the other
-// one would wait for a whole time slice.
+// A wait in a spin loop. Where the other side has no processor of its own, it
+// would otherwise wait for a whole time slice.
 inline void PauseInSpin(int rounds, int pauses) {
   if (rounds < 1000) {
     for (int i = 0; i < pauses; ++i) CpuRelax();
@@ -119,16 +120,6 @@ template <size_t kSize>
 class GrowingMpQueue : public MpQueue<kSize> {
  public:
   GrowingMpQueue() : MpQueue<kSize>({.maxsize = 4}) {}
-};
-
-// Waiters sleep at once while one of these lives, in this process and in those
-// that it forks meanwhile.
-class WithoutSpinning {
- public:
-  WithoutSpinning() { SetAvailableProcessorsForTest(1); }
-  WithoutSpinning(const WithoutSpinning&) = delete;
-  WithoutSpinning& operator=(const WithoutSpinning&) = delete;
-  ~WithoutSpinning() { SetAvailableProcessorsForTest(0); }
 };
 
 // ---- The least
@@ -235,7 +226,7 @@ class SocketPair {
   std::array<UniqueFd, 2> ends_;
 };
 
-// As many messages and as large ones as one gets without privileges.
+// With ten messages on the way, as many as one gets without privileges.
 class PosixMq {
  public:
   PosixMq(size_t size, size_t room);
@@ -265,9 +256,35 @@ class BoostQueue {
 };
 #endif
 
-// ---- Results
+// ---- Running and results
+
+// Whether both sides are running, or asleep when a message comes. What uses the
+// kernel's means does not spin, and is asleep in either case.
+enum class Waiting { kRunning, kAsleep };
+
+// While one of these lives, mp's waiters in this process, and in those that it
+// forks meanwhile, spin or do not spin for the other side.
+class SetWaiting {
+ public:
+  explicit SetWaiting(Waiting waiting) {
+    SetAvailableProcessorsForTest(waiting == Waiting::kAsleep ? 1 : 0);
+  }
+  SetWaiting(const SetWaiting&) = delete;
+  SetWaiting& operator=(const SetWaiting&) = delete;
+  ~SetWaiting() { SetAvailableProcessorsForTest(0); }
+};
 
 inline constexpr char kNoneHere[] = "skipped: the system has none";
+
+// operation/64/implementation, or operation_blocked/64/implementation.
+std::string BenchmarkName(const std::string& operation, Waiting waiting,
+                          size_t size, const std::string& implementation);
+
+// Of one that measures its time itself, and runs all of max_iterations in one
+// go: as many as take the wanted time, but for the first few tries.
+void Register(const std::string& name,
+              std::function<void(benchmark::State&)> run);
+int RunRegistered(int argc, char** argv);
 
 // Adds the percentiles of the nanoseconds in `samples` to what is reported.
 void ReportPercentiles(benchmark::State& state, std::vector<int64_t> samples);
@@ -282,11 +299,13 @@ struct Samples {
   }
 };
 
-// What a Python program, for mp/testing/python_peer.h, answers with: the time
-// of all messages together, or that of each.
+// What a Python program answers with: the time of all messages together, or
+// that of each.
 enum class PythonTimes { kTotal, kEach };
-void RunPython(benchmark::State& state, const std::string& script,
-               const std::vector<std::string>& args, PythonTimes times);
+
+// A program for mp/testing/python_peer.h, which reads how many messages.
+void RegisterPython(const std::string& name, const std::string& script,
+                    const std::vector<std::string>& args, PythonTimes times);
 
 }  // namespace mp::ipc_benchmark
 

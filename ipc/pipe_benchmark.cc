@@ -3,8 +3,8 @@
 // pipe_rtt_blocked/<size>/*: the same with both asleep in between: mp without
 // spinning, and the kernel's own means, which do not spin.
 //
-// The percentiles are of as many round trips more, whose times include that of
-// reading the clock, some tens of nanoseconds.
+// The percentiles are of other round trips, as many up to 100,000, each of
+// which includes reading the clock, some tens of nanoseconds.
 
 #include <algorithm>
 #include <array>
@@ -12,7 +12,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
-#include <optional>
 #include <span>
 #include <string>
 #include <utility>
@@ -126,12 +125,9 @@ struct Recorder {
   Samples samples;
 };
 
-enum class Waiting { kSpinning, kAsleep };
-
 template <class T, size_t kSize>
 void RoundTrip(benchmark::State& state, Waiting waiting) {
-  std::optional<WithoutSpinning> without_spinning;
-  if (waiting == Waiting::kAsleep) without_spinning.emplace();
+  const SetWaiting set_waiting(waiting);
   T pipe;
   testing::SharedPage<Recorder> recorder;
   testing::Gang gang(2, [&](int side, int64_t times) {
@@ -200,32 +196,10 @@ other.join()
 )";
 
 template <class T, size_t kSize>
-void Register(const std::string& implementation,
-              Waiting waiting = Waiting::kSpinning) {
-  const char* const suffix = waiting == Waiting::kAsleep ? "_blocked/" : "/";
-  benchmark::RegisterBenchmark(
-      ("pipe_rtt" + (suffix + SizeName(kSize)) + "/" + implementation).c_str(),
-      [waiting](benchmark::State& state) {
-        RoundTrip<T, kSize>(state, waiting);
-      })
-      ->UseManualTime();
-}
-
-template <size_t kSize>
-void RegisterAll() {
-  Register<MpPipe<kSize>, kSize>("mp");
-  Register<MailboxFloor<kSize>, kSize>("floor");
-  Register<TwoPipes<kSize>, kSize>("pipe");
-  Register<OneSocketPair<kSize>, kSize>("socketpair");
-  benchmark::RegisterBenchmark(
-      ("pipe_rtt/" + SizeName(kSize) + "/python").c_str(),
-      [](benchmark::State& state) {
-        RunPython(state, kPythonPipe, {std::to_string(kSize)},
-                  PythonTimes::kEach);
-      })
-      ->UseManualTime();
-  Register<MpPipe<kSize>, kSize>("mp", Waiting::kAsleep);
-  Register<OneSocketPair<kSize>, kSize>("socketpair", Waiting::kAsleep);
+void RegisterRoundTrip(const std::string& implementation, Waiting waiting) {
+  Register(
+      BenchmarkName("pipe_rtt", waiting, kSize, implementation),
+      [=](benchmark::State& state) { RoundTrip<T, kSize>(state, waiting); });
 }
 
 }  // namespace
@@ -233,10 +207,18 @@ void RegisterAll() {
 
 int main(int argc, char** argv) {
   using namespace mp::ipc_benchmark;  // NOLINT
-  ForEachSize([]<size_t kSize>() { RegisterAll<kSize>(); });
-  benchmark::Initialize(&argc, argv);
-  if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 1;
-  benchmark::RunSpecifiedBenchmarks();
-  benchmark::Shutdown();
-  return 0;
+  ForEachSize([]<size_t kSize>() {
+    RegisterRoundTrip<MpPipe<kSize>, kSize>("mp", Waiting::kRunning);
+    RegisterRoundTrip<MailboxFloor<kSize>, kSize>("floor", Waiting::kRunning);
+    RegisterRoundTrip<TwoPipes<kSize>, kSize>("pipe", Waiting::kRunning);
+    RegisterRoundTrip<OneSocketPair<kSize>, kSize>("socketpair",
+                                                   Waiting::kRunning);
+    RegisterPython(
+        BenchmarkName("pipe_rtt", Waiting::kRunning, kSize, "python"),
+        kPythonPipe, {std::to_string(kSize)}, PythonTimes::kEach);
+    RegisterRoundTrip<MpPipe<kSize>, kSize>("mp", Waiting::kAsleep);
+    RegisterRoundTrip<OneSocketPair<kSize>, kSize>("socketpair",
+                                                   Waiting::kAsleep);
+  });
+  return RunRegistered(argc, argv);
 }

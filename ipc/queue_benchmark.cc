@@ -1,14 +1,13 @@
 // queue_<P>p<C>c/<size>/*: P processes put and C processes get messages of that
 // size; time per message of all of them together, as many on the way as there
 // is room for.
-// queue_<P>p<C>c_blocked/64/mp: the same without spinning. All others but the
-// floor do not spin anyway.
+// queue_<P>p<C>c_blocked/64/mp: the same without spinning. The others, but for
+// the floor and Boost's locks, do not spin anyway.
+// .../mp_growing: a queue without a limit to its memory.
 // queue_put_get/64/mp: one process puts a message and gets it.
 
 #include <cstddef>
 #include <cstdint>
-#include <memory>
-#include <optional>
 #include <string>
 
 #include "benchmark/benchmark.h"
@@ -27,14 +26,12 @@ struct Ladder {
     return "queue_" + std::to_string(producers) + "p" +
            std::to_string(consumers) + "c";
   }
+  bool IsOneToOne() const { return producers == 1 && consumers == 1; }
 };
-constexpr Ladder kOneToOne = {1, 1};
 constexpr Ladder kLadders[] = {{1, 1}, {4, 1}, {1, 4}, {2, 2}, {4, 4}};
 
 // Divisible by the producers and the consumers of all ladders.
 constexpr int64_t kRound = 4;
-
-enum class Waiting { kSpinning, kAsleep };
 
 template <class T, size_t kSize>
 void Transfer(benchmark::State& state, Ladder ladder, Waiting waiting) {
@@ -42,8 +39,7 @@ void Transfer(benchmark::State& state, Ladder ladder, Waiting waiting) {
     state.SkipWithError(kNoneHere);
     return;
   }
-  std::optional<WithoutSpinning> without_spinning;
-  if (waiting == Waiting::kAsleep) without_spinning.emplace();
+  const SetWaiting set_waiting(waiting);
   T queue;
   testing::Gang gang(
       ladder.producers + ladder.consumers, [&](int member, int64_t messages) {
@@ -58,15 +54,13 @@ void Transfer(benchmark::State& state, Ladder ladder, Waiting waiting) {
             queue.Get(message);
             benchmark::DoNotOptimize(message.data());
             // With one of each, they come in order.
-            MP_CHECK(ladder.producers > 1 || ladder.consumers > 1 ||
+            MP_CHECK(!ladder.IsOneToOne() ||
                      message[0] == static_cast<char>(i));
           }
         }
       });
   // The memory comes: that of the messages on the way, and of each process.
   gang.Run(2 * kRound);
-  // All iterations, which are messages, in one go: as many as take the wanted
-  // time, but for the first few tries.
   const auto messages = static_cast<int64_t>(state.max_iterations);
   const int64_t rounded = (messages + kRound - 1) / kRound * kRound;
   while (state.KeepRunningBatch(messages)) {
@@ -132,40 +126,32 @@ for control, worker, _ in workers:
 )";
 
 template <class T, size_t kSize>
-void Register(Ladder ladder, const std::string& implementation,
-              Waiting waiting = Waiting::kSpinning) {
-  const char* const suffix = waiting == Waiting::kAsleep ? "_blocked" : "";
-  benchmark::RegisterBenchmark(
-      (ladder.Name() + suffix + "/" + SizeName(kSize) + "/" + implementation)
-          .c_str(),
-      [=](benchmark::State& state) {
-        Transfer<T, kSize>(state, ladder, waiting);
-      })
-      ->UseManualTime();
+void RegisterTransfer(Ladder ladder, const std::string& implementation,
+                      Waiting waiting = Waiting::kRunning) {
+  Register(BenchmarkName(ladder.Name(), waiting, kSize, implementation),
+           [=](benchmark::State& state) {
+             Transfer<T, kSize>(state, ladder, waiting);
+           });
 }
 
-// What takes any number of processes.
 template <size_t kSize>
 void RegisterAll(Ladder ladder) {
-  Register<MpQueue<kSize>, kSize>(ladder, "mp");
-  if (ladder.producers == 1 && ladder.consumers == 1) {
-    Register<RingFloor<kSize>, kSize>(ladder, "floor");
+  RegisterTransfer<MpQueue<kSize>, kSize>(ladder, "mp");
+  if (ladder.IsOneToOne()) {
+    RegisterTransfer<RingFloor<kSize>, kSize>(ladder, "floor");
   }
-  Register<Peer<Pipe, kSize>, kSize>(ladder, "pipe");
-  Register<Peer<SocketPair, kSize>, kSize>(ladder, "socketpair");
-  Register<Peer<PosixMq, kSize>, kSize>(ladder, "posix_mq");
+  RegisterTransfer<Peer<Pipe, kSize>, kSize>(ladder, "pipe");
+  RegisterTransfer<Peer<SocketPair, kSize>, kSize>(ladder, "socketpair");
+  RegisterTransfer<Peer<PosixMq, kSize>, kSize>(ladder, "posix_mq");
 #ifdef MP_HAVE_BOOST
-  Register<Peer<BoostQueue, kSize>, kSize>(ladder, "boost");
+  RegisterTransfer<Peer<BoostQueue, kSize>, kSize>(ladder, "boost");
 #endif
-  benchmark::RegisterBenchmark(
-      (ladder.Name() + "/" + SizeName(kSize) + "/python").c_str(),
-      [ladder](benchmark::State& state) {
-        RunPython(state, kPythonQueue,
-                  {std::to_string(ladder.producers),
-                   std::to_string(ladder.consumers), std::to_string(kSize)},
-                  PythonTimes::kTotal);
-      })
-      ->UseManualTime();
+  RegisterPython(
+      BenchmarkName(ladder.Name(), Waiting::kRunning, kSize, "python"),
+      kPythonQueue,
+      {std::to_string(ladder.producers), std::to_string(ladder.consumers),
+       std::to_string(kSize)},
+      PythonTimes::kTotal);
 }
 
 }  // namespace
@@ -174,19 +160,15 @@ void RegisterAll(Ladder ladder) {
 int main(int argc, char** argv) {
   using namespace mp::ipc_benchmark;  // NOLINT
   ForEachSize([]<size_t kSize>() {
-    RegisterAll<kSize>(kOneToOne);
+    RegisterAll<kSize>(kLadders[0]);
     if (!kSmall<kSize>) {
-      Register<GrowingMpQueue<kSize>, kSize>(kOneToOne, "mp_growing");
+      RegisterTransfer<GrowingMpQueue<kSize>, kSize>(kLadders[0], "mp_growing");
     }
   });
   for (const Ladder& ladder : kLadders) {
-    if (ladder.producers + ladder.consumers > 2) RegisterAll<64>(ladder);
-    Register<MpQueue<64>, 64>(ladder, "mp", Waiting::kAsleep);
+    if (!ladder.IsOneToOne()) RegisterAll<64>(ladder);
+    RegisterTransfer<MpQueue<64>, 64>(ladder, "mp", Waiting::kAsleep);
   }
   benchmark::RegisterBenchmark("queue_put_get/64/mp", PutGet<MpQueue<64>>);
-  benchmark::Initialize(&argc, argv);
-  if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 1;
-  benchmark::RunSpecifiedBenchmarks();
-  benchmark::Shutdown();
-  return 0;
+  return RunRegistered(argc, argv);
 }

@@ -11,7 +11,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
-#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -43,8 +42,6 @@ struct Recorder {
   Samples samples;
 };
 
-enum class Waiting { kSpinning, kAsleep };
-
 void Pause(Waiting waiting) {
   if (waiting == Waiting::kAsleep) {
     absl::SleepFor(absl::Nanoseconds(kAsleepNanos));
@@ -60,8 +57,7 @@ void Latency(benchmark::State& state, Waiting waiting) {
     state.SkipWithError(kNoneHere);
     return;
   }
-  std::optional<WithoutSpinning> without_spinning;
-  if (waiting == Waiting::kAsleep) without_spinning.emplace();
+  const SetWaiting set_waiting(waiting);
   T queue;
   testing::SharedPage<Recorder> recorder;
   testing::Gang gang(2, [&](int member, int64_t messages) {
@@ -135,14 +131,9 @@ consumer.join()
 )";
 
 template <class T>
-void Register(const std::string& implementation, Waiting waiting) {
-  benchmark::RegisterBenchmark(
-      ((waiting == Waiting::kAsleep ? "queue_latency_blocked/64/"
-                                    : "queue_latency/64/") +
-       implementation)
-          .c_str(),
-      [waiting](benchmark::State& state) { Latency<T>(state, waiting); })
-      ->UseManualTime();
+void RegisterLatency(const std::string& implementation, Waiting waiting) {
+  Register(BenchmarkName("queue_latency", waiting, kSize, implementation),
+           [=](benchmark::State& state) { Latency<T>(state, waiting); });
 }
 
 }  // namespace
@@ -150,28 +141,20 @@ void Register(const std::string& implementation, Waiting waiting) {
 
 int main(int argc, char** argv) {
   using namespace mp::ipc_benchmark;  // NOLINT
-  Register<RingFloor<kSize>>("floor", Waiting::kSpinning);
-  for (const Waiting waiting : {Waiting::kSpinning, Waiting::kAsleep}) {
-    Register<MpQueue<kSize>>("mp", waiting);
-    Register<Peer<Pipe, kSize>>("pipe", waiting);
-    Register<Peer<SocketPair, kSize>>("socketpair", waiting);
-    Register<Peer<PosixMq, kSize>>("posix_mq", waiting);
+  RegisterLatency<RingFloor<kSize>>("floor", Waiting::kRunning);
+  for (const Waiting waiting : {Waiting::kRunning, Waiting::kAsleep}) {
+    RegisterLatency<MpQueue<kSize>>("mp", waiting);
+    RegisterLatency<Peer<Pipe, kSize>>("pipe", waiting);
+    RegisterLatency<Peer<SocketPair, kSize>>("socketpair", waiting);
+    RegisterLatency<Peer<PosixMq, kSize>>("posix_mq", waiting);
 #ifdef MP_HAVE_BOOST
-    Register<Peer<BoostQueue, kSize>>("boost", waiting);
+    RegisterLatency<Peer<BoostQueue, kSize>>("boost", waiting);
 #endif
   }
   // Its consumer always sleeps.
-  benchmark::RegisterBenchmark(
-      "queue_latency_blocked/64/python",
-      [](benchmark::State& state) {
-        RunPython(state, kPythonLatency,
-                  {std::to_string(kSize), std::to_string(kAsleepNanos)},
-                  PythonTimes::kEach);
-      })
-      ->UseManualTime();
-  benchmark::Initialize(&argc, argv);
-  if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 1;
-  benchmark::RunSpecifiedBenchmarks();
-  benchmark::Shutdown();
-  return 0;
+  RegisterPython(
+      BenchmarkName("queue_latency", Waiting::kAsleep, kSize, "python"),
+      kPythonLatency, {std::to_string(kSize), std::to_string(kAsleepNanos)},
+      PythonTimes::kEach);
+  return RunRegistered(argc, argv);
 }

@@ -108,8 +108,10 @@ def work(control, produces):
 workers = []
 for i in range(producers + consumers):
     ours, theirs = context.Pipe()
-    worker = context.Process(target=work, args=(theirs, i < producers))
+    worker = context.Process(target=work, args=(theirs, i < producers),
+                             daemon=True)
     worker.start()
+    theirs.close()
     workers.append((ours, worker, producers if i < producers else consumers))
 for line in sys.stdin:
     # As many for each, so rounded up.

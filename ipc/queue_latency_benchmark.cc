@@ -145,7 +145,7 @@ void RegisterLatency(const std::string& implementation, Waiting waiting) {
 
 int main(int argc, char** argv) {
   using namespace mp::ipc_benchmark;  // NOLINT
-  RegisterLatency<RingFloor<kSize>>("floor", Waiting::kRunning);
+  RegisterLatency<RingFloor<kSize, 1>>("floor", Waiting::kRunning);
   for (const Waiting waiting : {Waiting::kRunning, Waiting::kAsleep}) {
     RegisterLatency<MpQueue<kSize>>("mp", waiting);
     RegisterLatency<Peer<Pipe, kSize>>("pipe", waiting);

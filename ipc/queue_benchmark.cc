@@ -1,287 +1,176 @@
-// queue_<P>p<C>c/64/*: P processes put and C processes get messages of 64
-// bytes; time per message of all of them together.
+// queue_<P>p<C>c/<size>/*: P processes put and C processes get messages of that
+// size; time per message of all of them together, as many on the way as there
+// is room for.
+// queue_<P>p<C>c_blocked/64/mp: the same without spinning. The others, but for
+// the floor and Boost's locks, do not spin anyway.
+// .../mp_growing: a queue without a limit to its memory.
 // queue_put_get/64/mp: one process puts a message and gets it.
 
-#include <fcntl.h>
-#include <mqueue.h>
-#include <sched.h>
-#include <sys/mman.h>
-#include <unistd.h>
-
-#include <array>
-#include <atomic>
 #include <cstddef>
 #include <cstdint>
-#include <new>
 #include <string>
-#include <type_traits>
 
-#include "absl/status/statusor.h"
 #include "benchmark/benchmark.h"
 #include "mp/base/check.h"
-#include "mp/base/spin.h"
-#include "mp/ipc/queue.h"
+#include "mp/ipc/message_benchmark_util.h"
 #include "mp/testing/gang.h"
 
-// A peer only where it is installed.
-#if __has_include(<boost/interprocess/ipc/message_queue.hpp>)
-#include <boost/interprocess/ipc/message_queue.hpp>
-#define MP_HAVE_BOOST 1
-#endif
-
+namespace mp::ipc_benchmark {
 namespace {
 
-using Item = std::array<char, 64>;
+struct Ladder {
+  int producers;
+  int consumers;
 
-// The kinds of queues. Each is made before the processes that use it.
-
-class Mp {
- public:
-  static bool Available() { return true; }
-  void Put(const Item& item) { MP_CHECK_OK(queue_.Put(item)); }
-  Item Get() {
-    const absl::StatusOr<Item> item = queue_.Get();
-    MP_CHECK(item.ok()) << item.status().ToString();
-    return *item;
+  std::string Name() const {
+    return "queue_" + std::to_string(producers) + "p" +
+           std::to_string(consumers) + "c";
   }
-
- private:
-  // With a limit, as the others have.
-  mp::Queue<Item> queue_{mp::QueueOptions{.capacity_bytes = size_t{1} << 20}};
+  bool IsOneToOne() const { return producers == 1 && consumers == 1; }
 };
+constexpr Ladder kLadders[] = {{1, 1}, {4, 1}, {1, 4}, {2, 2}, {4, 4}};
 
-// The least that a queue can be: fixed slots, one producer, one consumer, no
-// sleeping, no deaths. Each looks at the other's index only if the value seen
-// last does not suffice.
-class Floor {
- public:
-  Floor() {
-    void* const memory = mmap(nullptr, sizeof(Shared), PROT_READ | PROT_WRITE,
-                              MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    MP_PCHECK(memory != MAP_FAILED) << "mmap";
-    shared_ = new (memory) Shared;
-  }
-  Floor(const Floor&) = delete;
-  Floor& operator=(const Floor&) = delete;
-  ~Floor() { munmap(shared_, sizeof(Shared)); }
+// Divisible by the producers and the consumers of all ladders.
+constexpr int64_t kRound = 4;
 
-  static bool Available() { return true; }
-
-  void Put(const Item& item) {
-    Side& self = shared_->producer;
-    const uint64_t index = self.index.load(std::memory_order_relaxed);
-    int rounds = 0;
-    while (index - self.other == kSlots) {
-      self.other = shared_->consumer.index.load(std::memory_order_acquire);
-      if (index - self.other == kSlots) Pause(rounds++);
-    }
-    shared_->slots[index % kSlots] = item;
-    self.index.store(index + 1, std::memory_order_release);
-  }
-
-  Item Get() {
-    Side& self = shared_->consumer;
-    const uint64_t index = self.index.load(std::memory_order_relaxed);
-    int rounds = 0;
-    while (index == self.other) {
-      self.other = shared_->producer.index.load(std::memory_order_acquire);
-      if (index == self.other) Pause(rounds++);
-    }
-    const Item item = shared_->slots[index % kSlots];
-    self.index.store(index + 1, std::memory_order_release);
-    return item;
-  }
-
- private:
-  static constexpr uint64_t kSlots = 1024;
-
-  struct alignas(64) Side {
-    std::atomic<uint64_t> index{0};
-    uint64_t other = 0;  // the other side's index, as seen last
-  };
-  struct Shared {
-    Side producer;
-    Side consumer;
-    alignas(64) Item slots[kSlots];
-  };
-
-  // Long enough for several items to gather, which halves the time for each
-  // (measured with 1, 8, 32 and 128 pauses). Where the other one has no
-  // processor, it would wait for a whole time slice.
-  static void Pause(int rounds) {
-    if (rounds < 1000) {
-      for (int i = 0; i < 32; ++i) mp::CpuRelax();
-    } else {
-      sched_yield();
-    }
-  }
-
-  Shared* shared_;
-};
-
-class Pipe {
- public:
-  Pipe() { MP_PCHECK(pipe2(ends_, O_CLOEXEC) == 0) << "pipe2"; }
-  Pipe(const Pipe&) = delete;
-  Pipe& operator=(const Pipe&) = delete;
-  ~Pipe() {
-    close(ends_[0]);
-    close(ends_[1]);
-  }
-
-  static bool Available() { return true; }
-  // Whole messages: the kernel neither splits nor mixes writes of this size.
-  void Put(const Item& item) {
-    MP_PCHECK(write(ends_[1], item.data(), item.size()) == kSize) << "write";
-  }
-  Item Get() {
-    Item item;
-    MP_PCHECK(read(ends_[0], item.data(), item.size()) == kSize) << "read";
-    return item;
-  }
-
- private:
-  static constexpr ssize_t kSize = sizeof(Item);
-  int ends_[2];
-};
-
-std::string NameForNow() {
-  return "/mp-queue-benchmark-" + std::to_string(getpid());
-}
-
-class PosixMq {
- public:
-  PosixMq() : queue_(Open()) { MP_PCHECK(queue_ >= 0) << "mq_open"; }
-  PosixMq(const PosixMq&) = delete;
-  PosixMq& operator=(const PosixMq&) = delete;
-  ~PosixMq() { mq_close(queue_); }
-
-  static bool Available() {
-    const mqd_t queue = Open();
-    if (queue >= 0) mq_close(queue);
-    return queue >= 0;
-  }
-  void Put(const Item& item) {
-    MP_PCHECK(mq_send(queue_, item.data(), item.size(), 0) == 0) << "mq_send";
-  }
-  Item Get() {
-    Item item;
-    const ssize_t size = mq_receive(queue_, item.data(), item.size(), nullptr);
-    MP_PCHECK(size == sizeof(Item)) << "mq_receive";
-    return item;
-  }
-
- private:
-  static mqd_t Open() {
-    mq_attr attributes = {};
-    attributes.mq_maxmsg = 10;  // more takes a privilege
-    attributes.mq_msgsize = sizeof(Item);
-    const std::string name = NameForNow();
-    const mqd_t queue = mq_open(
-        name.c_str(), O_CREAT | O_EXCL | O_RDWR | O_CLOEXEC, 0600, &attributes);
-    if (queue >= 0) mq_unlink(name.c_str());
-    return queue;
-  }
-
-  mqd_t queue_;
-};
-
-#ifdef MP_HAVE_BOOST
-class Boost {
- public:
-  Boost()
-      : queue_(boost::interprocess::create_only, NameForNow().c_str(), 1024,
-               sizeof(Item)) {
-    boost::interprocess::message_queue::remove(NameForNow().c_str());
-  }
-
-  static bool Available() { return true; }
-  void Put(const Item& item) { queue_.send(item.data(), item.size(), 0); }
-  Item Get() {
-    Item item;
-    size_t size = 0;
-    unsigned priority = 0;
-    queue_.receive(item.data(), item.size(), size, priority);
-    MP_CHECK(size == sizeof(Item)) << size;
-    return item;
-  }
-
- private:
-  boost::interprocess::message_queue queue_;
-};
-#endif
-
-template <class T>
-void Transfer(benchmark::State& state, int pairs) {
+template <class T, size_t kSize>
+void Transfer(benchmark::State& state, Ladder ladder, Waiting waiting) {
   if (!T::Available()) {
-    state.SkipWithError("skipped: the system has none");
+    state.SkipWithError(kNoneHere);
     return;
   }
+  const SetWaiting set_waiting(waiting);
   T queue;
-  mp::testing::Gang gang(2 * pairs, [&](int member, int64_t messages) {
-    if (member < pairs) {
-      Item item = {};
-      for (int64_t i = 0; i < messages; ++i) {
-        item[0] = static_cast<char>(i);
-        queue.Put(item);
-      }
-    } else {
-      for (int64_t i = 0; i < messages; ++i) {
-        const Item item = queue.Get();
-        benchmark::DoNotOptimize(item);
-        // With one of each, they come in order.
-        MP_CHECK(pairs > 1 || item[0] == static_cast<char>(i));
-      }
-    }
-  });
-  // All iterations, which are messages, in one go: as many as take the wanted
-  // time, but for the first few tries.
+  testing::Gang gang(
+      ladder.producers + ladder.consumers, [&](int member, int64_t messages) {
+        auto message = MakeMessage<kSize>();
+        if (member < ladder.producers) {
+          for (int64_t i = 0; i < messages / ladder.producers; ++i) {
+            message[0] = static_cast<char>(i);
+            queue.Put(message);
+          }
+        } else {
+          for (int64_t i = 0; i < messages / ladder.consumers; ++i) {
+            queue.Get(message);
+            benchmark::DoNotOptimize(message.data());
+            // With one of each, they come in order.
+            MP_CHECK(!ladder.IsOneToOne() ||
+                     message[0] == static_cast<char>(i));
+          }
+        }
+      });
+  // The memory comes: that of the messages on the way, and of each process.
+  gang.Run(2 * kRound);
   const auto messages = static_cast<int64_t>(state.max_iterations);
-  const int64_t each = (messages + pairs - 1) / pairs;
+  const int64_t rounded = (messages + kRound - 1) / kRound * kRound;
   while (state.KeepRunningBatch(messages)) {
-    const double seconds = gang.Run(each);
+    const double seconds = gang.Run(rounded);
     state.SetIterationTime(seconds * static_cast<double>(messages) /
-                           static_cast<double>(each * pairs));
+                           static_cast<double>(rounded));
   }
 }
 
 template <class T>
 void PutGet(benchmark::State& state) {
   T queue;
-  Item item = {};
+  auto message = MakeMessage<64>();
   for (auto _ : state) {
-    benchmark::DoNotOptimize(item);
-    queue.Put(item);
-    item = queue.Get();
+    benchmark::DoNotOptimize(message);
+    queue.Put(message);
+    queue.Get(message);
   }
 }
 
-template <class T>
-void Register(const std::string& implementation) {
-  for (const int pairs : {1, 2, 4}) {
-    if (pairs > 1 && std::is_same_v<T, Floor>) continue;
-    const std::string count = std::to_string(pairs);
-    benchmark::RegisterBenchmark(
-        ("queue_" + count + "p" + count + "c/64/" + implementation).c_str(),
-        [pairs](benchmark::State& state) { Transfer<T>(state, pairs); })
-        ->UseManualTime();
+// Arguments: producers, consumers, bytes. Reads the number of messages, answers
+// with the nanoseconds from the first one's beginning to the last one's end.
+constexpr char kPythonQueue[] = R"(
+import multiprocessing
+import sys
+import time
+
+producers, consumers, size = map(int, sys.argv[1:])
+context = multiprocessing.get_context("fork")
+queue = context.Queue()
+barrier = context.Barrier(producers + consumers)
+
+def work(control, produces):
+    message = bytes(size)
+    while (messages := control.recv()) is not None:
+        barrier.wait()
+        begin = time.monotonic_ns()
+        for _ in range(messages):
+            if produces:
+                queue.put(message)
+            else:
+                queue.get()
+        control.send((begin, time.monotonic_ns()))
+
+workers = []
+for i in range(producers + consumers):
+    ours, theirs = context.Pipe()
+    worker = context.Process(target=work, args=(theirs, i < producers),
+                             daemon=True)
+    worker.start()
+    theirs.close()
+    workers.append((ours, worker, producers if i < producers else consumers))
+for line in sys.stdin:
+    # As many for each, so rounded up.
+    rounds = -(-int(line) // (producers * consumers))
+    messages = rounds * producers * consumers
+    for control, _, members in workers:
+        control.send(messages // members)
+    times = [control.recv() for control, _, _ in workers]
+    nanos = max(end for _, end in times) - min(begin for begin, _ in times)
+    print(nanos * int(line) // messages, flush=True)
+for control, worker, _ in workers:
+    control.send(None)
+    worker.join()
+)";
+
+template <class T, size_t kSize>
+void RegisterTransfer(Ladder ladder, const std::string& implementation,
+                      Waiting waiting = Waiting::kRunning) {
+  Register(BenchmarkName(ladder.Name(), waiting, kSize, implementation),
+           [=](benchmark::State& state) {
+             Transfer<T, kSize>(state, ladder, waiting);
+           });
+}
+
+template <size_t kSize>
+void RegisterAll(Ladder ladder) {
+  RegisterTransfer<MpQueue<kSize>, kSize>(ladder, "mp");
+  if (ladder.IsOneToOne()) {
+    RegisterTransfer<RingFloor<kSize>, kSize>(ladder, "floor");
   }
+  RegisterTransfer<Peer<Pipe, kSize>, kSize>(ladder, "pipe");
+  RegisterTransfer<Peer<SocketPair, kSize>, kSize>(ladder, "socketpair");
+  RegisterTransfer<Peer<PosixMq, kSize>, kSize>(ladder, "posix_mq");
+#ifdef MP_HAVE_BOOST
+  RegisterTransfer<Peer<BoostQueue, kSize>, kSize>(ladder, "boost");
+#endif
+  RegisterPython(
+      BenchmarkName(ladder.Name(), Waiting::kRunning, kSize, "python"),
+      kPythonQueue,
+      {std::to_string(ladder.producers), std::to_string(ladder.consumers),
+       std::to_string(kSize)},
+      PythonTimes::kTotal);
 }
 
 }  // namespace
+}  // namespace mp::ipc_benchmark
 
 int main(int argc, char** argv) {
-  Register<Mp>("mp");
-  Register<Floor>("floor");
-  Register<Pipe>("pipe");
-  Register<PosixMq>("posix_mq");
-#ifdef MP_HAVE_BOOST
-  Register<Boost>("boost");
-#endif
-  benchmark::RegisterBenchmark("queue_put_get/64/mp", PutGet<Mp>);
-  benchmark::Initialize(&argc, argv);
-  if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 1;
-  benchmark::RunSpecifiedBenchmarks();
-  benchmark::Shutdown();
-  return 0;
+  using namespace mp::ipc_benchmark;  // NOLINT
+  ForEachSize([]<size_t kSize>() {
+    RegisterAll<kSize>(kLadders[0]);
+    if (!kSmall<kSize>) {
+      RegisterTransfer<GrowingMpQueue<kSize>, kSize>(kLadders[0], "mp_growing");
+    }
+  });
+  for (const Ladder& ladder : kLadders) {
+    if (!ladder.IsOneToOne()) RegisterAll<64>(ladder);
+    RegisterTransfer<MpQueue<64>, 64>(ladder, "mp", Waiting::kAsleep);
+  }
+  benchmark::RegisterBenchmark("queue_put_get/64/mp", PutGet<MpQueue<64>>);
+  return RunRegistered(argc, argv);
 }

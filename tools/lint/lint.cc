@@ -52,8 +52,12 @@ bool IsBuildFile(std::string_view path) {
 }
 
 bool IsTest(std::string_view path) {
-  return path.ends_with("_test.cc") || path.ends_with("_benchmark.cc") ||
-         path.ends_with("_test_util.h") || path.ends_with("_test_util.cc");
+  static constexpr std::string_view kEnds[] = {
+      "_test.cc",      "_test_util.h",      "_test_util.cc",
+      "_benchmark.cc", "_benchmark_util.h", "_benchmark_util.cc"};
+  return std::any_of(
+      std::begin(kEnds), std::end(kEnds),
+      [path](std::string_view end) { return path.ends_with(end); });
 }
 
 // Code that is linked into users' programs.

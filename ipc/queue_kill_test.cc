@@ -374,6 +374,10 @@ class QueueKillGrowthTest : public QueueKillTest {
     EXPECT_TRUE(*item == expected);
   }
 
+  size_t ReservedBytes() const {
+    return std::get<0>(HandleAccess::Parts(*queue_)).reserved_bytes();
+  }
+
   const std::string first_ = Text('a', 65'000);
   const std::string second_ = Text('b', 2000);
   const std::string after_ = Text('c', 3000);
@@ -424,7 +428,7 @@ TEST_F(QueueKillGrowthTest, LastGet) {
   Run({.prepare =
            [&] {
              Prepare();
-             ASSERT_OK(queue_->Put(Text('b', 5'000'000)));
+             ASSERT_OK(queue_->Put(Text('b', 34'000'000)));
              ASSERT_OK(queue_->Put(after_));
              ExpectGet(first_);
              ASSERT_OK(queue_->Get());
@@ -435,6 +439,9 @@ TEST_F(QueueKillGrowthTest, LastGet) {
            [&](const KillPoint& point) {
              const bool gotten = queue_->Empty();
              outcomes_.Saw(gotten, point);
+             if (point.completed()) {
+               EXPECT_LT(ReservedBytes(), size_t{32} << 20);
+             }
              if (!gotten) ExpectGet(after_);
              ExpectWorks(*queue_, first_);
              ASSERT_OK(queue_->Put(first_));

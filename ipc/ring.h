@@ -542,6 +542,8 @@ class Ring {
   static bool HasMemory(const Region& region, size_t offset, uint32_t blocks) {
     return offset + blocks <= region.reserved.load(std::memory_order_relaxed);
   }
+  // Of a region, with memory.
+  size_t ReservedBytes(uint32_t region) const;
   // Gives memory to a place in a region. False with LastMemoryError().
   bool Reserve(uint32_t region, size_t offset, uint32_t blocks);
   // Where the region begins among the segment's spare bytes.

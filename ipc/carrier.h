@@ -101,7 +101,7 @@ class Carrier {
   // it is gone, Removed() has the same `serial`.
   bool Read(std::span<const std::byte> record, absl::StatusOr<T>& value,
             uint64_t& /*serial*/) const {
-    value = Decode<T>(record);
+    DecodeTo(record, value);
     return true;
   }
   void Removed(uint64_t /*serial*/) const {}

@@ -167,6 +167,11 @@ template <class T>
 absl::StatusOr<T> Decode(std::span<const std::byte> bytes,
                          IncomingDescriptors* descriptors = nullptr);
 
+// Same, without a copy where the result is kept anyway.
+template <class T>
+void DecodeTo(std::span<const std::byte> bytes, absl::StatusOr<T>& result,
+              IncomingDescriptors* descriptors = nullptr);
+
 // Same, into an old value whose memory is used again where that is possible.
 // After an error it has a valid but unspecified value.
 template <class T>
@@ -1147,6 +1152,18 @@ absl::StatusOr<T> Decode(std::span<const std::byte> bytes,
     if (ABSL_PREDICT_FALSE(!status.ok())) return status;
     return absl::StatusOr<T>(std::move(value));
   }
+}
+
+template <class T>
+void DecodeTo(std::span<const std::byte> bytes, absl::StatusOr<T>& result,
+              IncomingDescriptors* descriptors) {
+  if constexpr (PlainBytes<T> && std::is_aggregate_v<T>) {
+    if (ABSL_PREDICT_TRUE(bytes.size() == sizeof(T))) {
+      result.emplace(codec_internal::Loader<T>{bytes.data()});
+      return;
+    }
+  }
+  result = Decode<T>(bytes, descriptors);
 }
 
 template <class T>

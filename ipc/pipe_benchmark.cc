@@ -141,9 +141,11 @@ void RoundTrip(benchmark::State& state, Waiting waiting) {
       }
       return;
     }
+    // Apart from the answer: a large load behind a small store waits for that.
+    auto question = MakeMessage<kSize>();
     const auto ask = [&](int64_t i) {
-      message[0] = static_cast<char>(i);
-      pipe.Send(0, message);
+      question[0] = static_cast<char>(i);
+      pipe.Send(0, question);
       pipe.Recv(0, message);
       MP_CHECK(message[0] == static_cast<char>(i));
     };

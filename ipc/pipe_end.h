@@ -115,8 +115,11 @@ class PipeEnd {
     const uint32_t departures = out_->departures();
     if (ABSL_PREDICT_FALSE(closed())) return SendError();
     out_->SetProducer(Liveness::Self(), departures);
-    // A system call would tell for certain. It is made if nobody is known to be
-    // there.
+    return absl::OkStatus();
+  }
+  // Whether there is still somebody to receive what was sent. A system call
+  // would tell for certain. It is made if nobody is known to be there.
+  absl::Status CheckSent() {
     const Token receiver = out_->consumer();
     if (ABSL_PREDICT_FALSE(receiver == kNoToken ||
                            Liveness::IsDead(receiver)) &&
@@ -213,9 +216,13 @@ absl::Status PipeEnd::Send(uint32_t type, size_t size, const Write& write,
       },
       deadline,
       [this](WatchList& list) { return WatchPeer(LastReceiver(), list); });
-  if (ABSL_PREDICT_TRUE(result == RingResult::kDone)) return absl::OkStatus();
+  // Only now, when the message is on its way to who waits for it. Without
+  // anybody there, it has gone nowhere.
+  if (ABSL_PREDICT_TRUE(result == RingResult::kDone)) return CheckSent();
   if (closed()) return SendError();
-  return error.ok() ? PutError(result, size) : error;
+  if (error.ok()) return PutError(result, size);
+  const absl::Status sent = CheckSent();  // a better reason, if that is it
+  return sent.ok() ? error : sent;
 }
 
 template <class Use, class Removed>

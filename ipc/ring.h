@@ -127,9 +127,9 @@ class Ring {
   // bytes, which `fill(i, to, number)` writes. As long as there is room, the
   // lock is acquired once. `done` of them have been put, whatever the result.
   template <class Size, class Fill, class Watch = WatchOne>
-  RingResult PutMany(size_t count, const Size& size, const Fill& fill,
-                     size_t& done, Deadline deadline,
-                     const Watch& watch = {kNoToken});
+  ABSL_ATTRIBUTE_ALWAYS_INLINE RingResult
+  PutMany(size_t count, const Size& size, const Fill& fill, size_t& done,
+          Deadline deadline, const Watch& watch = {kNoToken});
 
   // Calls `use(std::span<const std::byte> record, uint32_t number)` with the
   // oldest record and removes it; `number` is the one it was put with. `use`
@@ -147,9 +147,9 @@ class Ring {
   // kDone if `done` of them, more than none, have been removed, whatever became
   // of the next one.
   template <class Use, class Watch = WatchOne, class Removed = DoNothing>
-  RingResult GetMany(size_t max, const Use& use, size_t& done,
-                     Deadline deadline, const Watch& watch = {kNoToken},
-                     const Removed& removed = {});
+  ABSL_ATTRIBUTE_ALWAYS_INLINE RingResult
+  GetMany(size_t max, const Use& use, size_t& done, Deadline deadline,
+          const Watch& watch = {kNoToken}, const Removed& removed = {});
 
   // Waits for a record as Get() does, but takes nothing. False after the
   // deadline, or as `watch` says. When it returns true, another consumer may
@@ -191,7 +191,10 @@ class Ring {
   // For a consumer before Get(), which takes the lock before it spins: spins
   // until there is a record, for as long as that has helped lately.
   void SpinForRecord() {
-    const auto has_record = [this] { return HasRecord(); };
+    const auto has_record = [this] {
+      PrefetchRecord();
+      return HasRecord();
+    };
     if (has_record() || SpinUntil(control_->consumers.spin, has_record)) {
       PrefetchRecord();
     }
@@ -639,8 +642,9 @@ RingResult Ring::Put(size_t size, const Fill& fill, Deadline deadline,
 }
 
 template <class Size, class Fill, class Watch>
-RingResult Ring::PutMany(size_t count, const Size& size, const Fill& fill,
-                         size_t& done, Deadline deadline, const Watch& watch) {
+inline RingResult Ring::PutMany(size_t count, const Size& size,
+                                const Fill& fill, size_t& done,
+                                Deadline deadline, const Watch& watch) {
   Control& control = *control_;
   Control::Side& side = control.producers;
   bool waited = false;
@@ -729,9 +733,9 @@ RingResult Ring::Get(const Use& use, Deadline deadline, const Watch& watch,
 }
 
 template <class Use, class Watch, class Removed>
-RingResult Ring::GetMany(size_t max, const Use& use, size_t& done,
-                         Deadline deadline, const Watch& watch,
-                         const Removed& removed) {
+inline RingResult Ring::GetMany(size_t max, const Use& use, size_t& done,
+                                Deadline deadline, const Watch& watch,
+                                const Removed& removed) {
   Control& control = *control_;
   Control::Side& side = control.consumers;
   bool waited = false;

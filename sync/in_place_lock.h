@@ -24,6 +24,7 @@
 #include <cstdint>
 #include <type_traits>
 
+#include "absl/base/attributes.h"
 #include "absl/base/optimization.h"
 #include "absl/base/thread_annotations.h"
 #include "absl/time/time.h"
@@ -107,7 +108,8 @@ class ABSL_LOCKABLE BasicInPlaceLock {
   bool try_lock() ABSL_EXCLUSIVE_TRYLOCK_FUNCTION(true) {
     return AcquireUntil(Deadline::Now());
   }
-  void unlock() ABSL_UNLOCK_FUNCTION() {
+  // In line: it is behind every lock that a std::lock_guard holds.
+  ABSL_ATTRIBUTE_ALWAYS_INLINE void unlock() ABSL_UNLOCK_FUNCTION() {
     MP_CHECK(Release()) << "unlock() of a lock that nobody alive holds";
   }
 

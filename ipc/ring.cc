@@ -419,7 +419,7 @@ void Ring::Close() ABSL_NO_THREAD_SAFETY_ANALYSIS {
 
 WaitSource Ring::wait_source() const {
   static constexpr WaitSource::Kind kKind = {
-      .check = [](void*, uint32_t&) { return absl::OkStatus(); },
+      .check = nullptr,
       .ready =
           [](void* object, uint32_t) {
             const Control& control = *static_cast<const Control*>(object);

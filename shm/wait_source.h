@@ -43,7 +43,7 @@ struct WaitSource {
   struct Kind {
     // Before the first look, and with a descriptor before each sleep: an error
     // if this process cannot wait for the object, or no longer. May set `mark`,
-    // which ready() gets.
+    // which ready() gets. Null if there is nothing to do.
     absl::Status (*check)(void* object, uint32_t& mark);
     // Whether it is ready: a few loads, acquire where that matters. A hang-up
     // is found out by the descriptor.

@@ -8,7 +8,7 @@
 //   MP_CHECK_OK(ready);
 //   for (const size_t i : *ready) {
 //     if (i == 0) Handle(results.GetNowait());
-//     if (i == 1) LOG(ERROR) << "the worker has ended";
+//     if (i == 1) std::cerr << "the worker has ended\n";
 //   }
 //
 // What can be waited for, in any mixture, and when it is ready:

@@ -2,6 +2,8 @@
 // wait_message/connections:<n>/*: per message, where one process sends messages
 // of 64 bytes over so many connections in turn, and another one waits for all
 // of them and receives one message from each that is ready.
+// wait_rtt_blocked/*: there, where somebody waits for two things, and back by a
+// queue or a pipe; both asleep in between: mp without spinning.
 
 #include <poll.h>
 #include <sys/epoll.h>
@@ -20,6 +22,7 @@
 #include "absl/time/time.h"
 #include "benchmark/benchmark.h"
 #include "mp/base/check.h"
+#include "mp/base/spin.h"
 #include "mp/base/unique_fd.h"
 #include "mp/ipc/pipe.h"
 #include "mp/ipc/queue.h"
@@ -197,6 +200,72 @@ void Messages(benchmark::State& state, size_t count) {
   }
 }
 
+// What is waited for besides the first one, which is used.
+enum class Beside { kConnection, kEvent, kDescriptor };
+
+void RoundTrips(benchmark::State& state, Beside beside) {
+  mp::SetAvailableProcessorsForTest(1);
+  auto [receiver, sender] = mp::Pipe<int>(/*duplex=*/false);
+  auto [quiet, nobody] = mp::Pipe<int>(/*duplex=*/false);
+  mp::Queue<int> there, back;
+  const mp::Event event;
+  const mp::testing::PipeEnds pipe = mp::testing::MakePipe();
+  std::vector<mp::Waitable> objects;
+  if (beside == Beside::kConnection) objects = {receiver, quiet};
+  if (beside == Beside::kEvent) objects = {there, event};
+  if (beside == Beside::kDescriptor) objects = {there, pipe.reader.get()};
+  mp::testing::Gang gang(2, [&, &receiver = receiver, &sender = sender](
+                                int member, int64_t trips) {
+    for (int64_t i = 0; i < trips; ++i) {
+      if (member == 0) {
+        MP_CHECK_OK(beside == Beside::kConnection ? sender.Send(1)
+                                                  : there.Put(1));
+        MP_CHECK(back.Get().ok());
+      } else {
+        const absl::StatusOr<std::vector<size_t>> ready = mp::Wait(objects);
+        MP_CHECK(ready.ok() && ready->front() == 0);
+        MP_CHECK((beside == Beside::kConnection ? receiver.Recv() : there.Get())
+                     .ok());
+        MP_CHECK_OK(back.Put(1));
+      }
+    }
+  });
+  const auto trips = static_cast<int64_t>(state.max_iterations);
+  while (state.KeepRunningBatch(trips)) state.SetIterationTime(gang.Run(trips));
+  mp::SetAvailableProcessorsForTest(0);
+}
+
+void PollRoundTrips(benchmark::State& state) {
+  PollPipe there(2);
+  Pipes back(1);
+  mp::testing::Gang gang(2, [&](int member, int64_t trips) {
+    for (int64_t i = 0; i < trips; ++i) {
+      if (member == 0) {
+        there.Send(0, {});
+        back.Recv(0);
+      } else {
+        there.Wait([&](size_t k) { there.Recv(k); });
+        back.Send(0, {});
+      }
+    }
+  });
+  const auto trips = static_cast<int64_t>(state.max_iterations);
+  while (state.KeepRunningBatch(trips)) state.SetIterationTime(gang.Run(trips));
+}
+
+void RegisterRoundTrips() {
+  const auto mp = [](const char* name, Beside beside) {
+    benchmark::RegisterBenchmark(name, [beside](benchmark::State& state) {
+      RoundTrips(state, beside);
+    })->UseManualTime();
+  };
+  mp("wait_rtt_blocked/connections/mp", Beside::kConnection);
+  mp("wait_rtt_blocked/queue_event/mp", Beside::kEvent);
+  mp("wait_rtt_blocked/queue_descriptor/mp", Beside::kDescriptor);
+  benchmark::RegisterBenchmark("wait_rtt_blocked/poll_pipe", PollRoundTrips)
+      ->UseManualTime();
+}
+
 template <class T>
 void Register(const std::string& implementation) {
   for (const size_t count : {1, 64, 1000}) {
@@ -233,6 +302,7 @@ int main(int argc, char** argv) {
   Register<EpollPipe>("epoll_pipe");
   RegisterReady<mp::Event>("mp_events");
   RegisterReady<mp::Queue<int>>("mp_queues");
+  RegisterRoundTrips();
   benchmark::Initialize(&argc, argv);
   if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 1;
   benchmark::RunSpecifiedBenchmarks();

@@ -27,7 +27,7 @@ class Door {
     WaitSource::Gate gate;
   };
 
-  friend struct WaitAccess;
+  friend struct ::mp::WaitAccess;
   WaitSource wait_source() const {
     static constexpr WaitSource::Kind kKind = {
         .check =

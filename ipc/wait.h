@@ -33,7 +33,7 @@
 // descriptors in poll(), with up to 128 queues and events on all of them at
 // once. Only a mixture of both, or more queues and events than that, takes
 // other threads, one for each 127 queues and events, which are gone when Wait
-// returns. If there is no room for those or for their one descriptor, or the
+// returns; that costs some tens of microseconds each time it sleeps. If there is no room for those or for their one descriptor, or the
 // kernel is older than 5.16, queues and events are looked at every ten
 // milliseconds instead. Signals do not shorten a wait; the threads block them.
 //

@@ -33,9 +33,10 @@
 // descriptors in poll(), with up to 128 queues and events on all of them at
 // once. Only a mixture of both, or more queues and events than that, takes
 // other threads, one for each 127 queues and events, which are gone when Wait
-// returns; that costs some tens of microseconds each time it sleeps. If there is no room for those or for their one descriptor, or the
-// kernel is older than 5.16, queues and events are looked at every ten
-// milliseconds instead. Signals do not shorten a wait; the threads block them.
+// returns; that costs some tens of microseconds each time it sleeps. If there
+// is no room for those or for their one descriptor, or the kernel is older than
+// 5.16, queues and events are looked at every ten milliseconds instead. Signals
+// do not shorten a wait; the threads block them.
 //
 // If a process dies, at whatever instruction: who waits leaves nothing behind.
 // A wake-up that it had got reaches the next one within a quarter of a second,

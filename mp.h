@@ -10,6 +10,7 @@
 #include "mp/ipc/pipe.h"
 #include "mp/ipc/queue.h"
 #include "mp/ipc/simple_queue.h"
+#include "mp/ipc/wait.h"
 #include "mp/ipc/zero_copy_queue.h"
 #include "mp/pool/async_result.h"
 #include "mp/pool/pool.h"

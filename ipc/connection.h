@@ -98,6 +98,7 @@
 #include "mp/ipc/pipe_end.h"
 #include "mp/ipc/ring.h"
 #include "mp/shm/handle.h"
+#include "mp/shm/wait_source.h"
 
 namespace mp {
 
@@ -187,6 +188,7 @@ class Connection {
   friend absl::StatusOr<std::pair<Connection<U>, Connection<U>>> CreatePipe(
       bool duplex);
   friend struct HandleAccess;
+  friend struct WaitAccess;
   using Carrier = ipc_internal::Carrier<T>;
 
   static constexpr uint32_t kType = ipc_internal::TypeMark<T>();
@@ -205,6 +207,9 @@ class Connection {
     return std::tuple_cat(
         std::tuple(end_->in(), end_->out(), DescriptorPart{end_->socket()}),
         carrier_.parts());
+  }
+  WaitSource wait_source() const {
+    return ipc_internal::PipeEnd::ToWaitSource(end_);
   }
 
   // Calls `use` with a raw message of at most `maxlength` bytes.

@@ -52,6 +52,7 @@
 #include "mp/ipc/queue.h"
 #include "mp/ipc/task_accounts.h"
 #include "mp/shm/handle.h"
+#include "mp/shm/wait_source.h"
 
 namespace mp {
 
@@ -121,9 +122,11 @@ class JoinableQueue {
 
  private:
   friend struct HandleAccess;
+  friend struct WaitAccess;
   JoinableQueue(Queue<T> queue, ipc_internal::TaskAccounts accounts)
       : queue_(std::move(queue)), accounts_(std::move(accounts)) {}
   auto parts() const { return std::tuple(queue_, accounts_); }
+  WaitSource wait_source() const { return WaitAccess::Source(queue_); }
 
   Queue<T> queue_;
   ipc_internal::TaskAccounts accounts_;

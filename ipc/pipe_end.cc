@@ -229,13 +229,38 @@ bool PipeEnd::HungUp(int patience_millis) const {
   return poll(&entry, 1, patience_millis) > 0 && (entry.revents & POLLHUP) != 0;
 }
 
-bool PipeEnd::LowerSignal() {
-  return in_->LowerSignal([this] {
-    std::array<char, 4096> bytes;
-    while (recv(socket_->get(), bytes.data(), bytes.size(), MSG_DONTWAIT) ==
-           static_cast<ssize_t>(bytes.size())) {
-    }
-  });
+bool PipeEnd::LowerSignal(Deadline deadline) {
+  return in_->LowerSignal(
+      [this] {
+        std::array<char, 4096> bytes;
+        while (recv(socket_->get(), bytes.data(), bytes.size(), MSG_DONTWAIT) ==
+               static_cast<ssize_t>(bytes.size())) {
+        }
+      },
+      deadline);
+}
+
+WaitSource PipeEnd::ToWaitSource(std::shared_ptr<PipeEnd> end) {
+  static constexpr WaitSource::Descriptor kDescriptor = {
+      .fd = [](void* object) { return Of(object).socket_->get(); },
+      .may_have_hung_up =
+          [](void* object) {
+            const Token peer = Of(object).LastSender();
+            return peer == kNoToken || Liveness::IsDead(peer);
+          },
+      .may_be_readable =
+          [](void* object) { return Of(object).in_->SignalIsRaised(); },
+      .make_unreadable =
+          [](void* object, Deadline deadline) {
+            return Of(object).LowerSignal(deadline);
+          }};
+  static constexpr WaitSource::Kind kKind = {
+      .check = [](void* object, uint32_t&) { return Of(object).CheckRecv(); },
+      .ready = [](void* object,
+                  uint32_t) { return Of(object).in_->HasRecord(); },
+      .gate = nullptr,
+      .descriptor = &kDescriptor};
+  return {std::move(end), &kKind};
 }
 
 }  // namespace mp::ipc_internal

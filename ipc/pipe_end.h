@@ -36,6 +36,7 @@
 #include "mp/shm/liveness.h"
 #include "mp/shm/park.h"
 #include "mp/shm/segment.h"
+#include "mp/shm/wait_source.h"
 
 namespace mp::ipc_internal {
 
@@ -94,6 +95,9 @@ class PipeEnd {
   // Whether Recv() would not wait: for a message, or the end of the file.
   absl::StatusOr<bool> Poll(Deadline deadline);
 
+  // Ready when Poll() would return true.
+  static WaitSource ToWaitSource(std::shared_ptr<PipeEnd> end);
+
   // See Connection.
   absl::StatusOr<int> fileno();
   void Close();
@@ -135,6 +139,7 @@ class PipeEnd {
     in_->SetConsumer(Liveness::Self(), departures);
     return absl::OkStatus();
   }
+  static PipeEnd& Of(void* end) { return *static_cast<PipeEnd*>(end); }
   absl::Status SendError() const;
   absl::Status RecvError() const;
   static absl::Status BrokenPipe();
@@ -159,9 +164,9 @@ class PipeEnd {
   // no other edge will tell.
   bool LowerSignalIfEmpty() {
     return ABSL_PREDICT_FALSE(in_->RaisesSignalForEachRecord()) &&
-           !in_->HasRecord() && LowerSignal();
+           !in_->HasRecord() && LowerSignal(Deadline::Now());
   }
-  bool LowerSignal();
+  bool LowerSignal(Deadline deadline);
   static absl::Status CheckFrame(std::span<const std::byte> record,
                                  uint32_t type) {
     Frame frame;

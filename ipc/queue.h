@@ -80,6 +80,7 @@
 #include "mp/ipc/ring.h"
 #include "mp/shm/handle.h"
 #include "mp/shm/liveness.h"
+#include "mp/shm/wait_source.h"
 
 namespace mp {
 
@@ -193,6 +194,7 @@ class Queue {
   using Carrier = ipc_internal::Carrier<T>;
 
   friend struct HandleAccess;
+  friend struct WaitAccess;
   template <class U>
   friend class JoinableQueue;
   explicit Queue(ipc_internal::Ring ring, Carrier carrier = {})
@@ -200,6 +202,7 @@ class Queue {
   auto parts() const {
     return std::tuple_cat(std::tuple(ring_), carrier_.parts());
   }
+  WaitSource wait_source() const { return ring_.wait_source(); }
 
   absl::Status PutUntil(const T& item, Deadline deadline, bool nowait) {
     const size_t size = Carrier::Size(item);

@@ -420,6 +420,23 @@ void Ring::Close() ABSL_NO_THREAD_SAFETY_ANALYSIS {
   control.not_full.NotifyAll();
 }
 
+WaitSource Ring::wait_source() const {
+  static constexpr WaitSource::Kind kKind = {
+      .check = nullptr,
+      .ready =
+          [](void* object, uint32_t) {
+            const Control& control = *static_cast<const Control*>(object);
+            return control.tail.load(std::memory_order_relaxed) !=
+                       control.head.load(std::memory_order_relaxed) ||
+                   control.closed.load(std::memory_order_acquire) != 0;
+          },
+      .gate = [](void* object) -> WaitSource::Gate& {
+        return static_cast<Control*>(object)->not_empty;
+      },
+      .descriptor = nullptr};
+  return {control_, &kKind};
+}
+
 uint32_t Ring::size() const {
   // The tail belongs to the head if the head did not move meanwhile.
   uint64_t head = control_->head.load(std::memory_order_acquire);

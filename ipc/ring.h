@@ -54,6 +54,7 @@
 #include "mp/shm/park.h"
 #include "mp/shm/platform.h"
 #include "mp/shm/segment.h"
+#include "mp/shm/wait_source.h"
 #include "mp/sync/in_place_lock.h"
 
 namespace mp::ipc_internal {
@@ -223,11 +224,17 @@ class Ring {
     return (control_->signal.load(std::memory_order_relaxed) &
             kForEachRecord) != 0;
   }
+  // Whether the signal is raised, but for what a producer that died could not
+  // say.
+  bool SignalIsRaised() const {
+    return (control_->signal.load(std::memory_order_relaxed) & kRaised) != 0;
+  }
   // If there is no record, calls `lower()`, which makes the descriptor
   // unreadable, while no producer is at work. Returns whether there is one: its
   // producer may have raised the signal before the caller looked for it.
+  // Deadline::Now() as above.
   template <class Lower>
-  bool LowerSignal(Lower lower);
+  bool LowerSignal(Lower lower, Deadline deadline);
 
   // ---- For what goes with records, outside of the ring.
 
@@ -275,6 +282,9 @@ class Ring {
     control_->not_empty.NotifyAll();
     control_->not_full.NotifyAll();
   }
+
+  // Ready while there is a record, or the ring is closed.
+  WaitSource wait_source() const;
 
   // False for what is left of a handle that did not arrive.
   bool valid() const { return control_ != nullptr; }
@@ -861,9 +871,9 @@ bool Ring::ForEachRecord(F f,
 }
 
 template <class Lower>
-bool Ring::LowerSignal(Lower lower) {
+bool Ring::LowerSignal(Lower lower, Deadline deadline) {
   Control& control = *control_;
-  if (!AcquireProducers(Deadline::Now())) return HasRecord();
+  if (!AcquireProducers(deadline)) return HasRecord();
   const std::unique_lock hold(control.producers.lock, std::adopt_lock);
   if (control.tail.load(std::memory_order_relaxed) ==
       control.head.load(std::memory_order_relaxed)) {

@@ -17,6 +17,7 @@
 #include "absl/status/statusor.h"
 #include "mp/ipc/queue.h"
 #include "mp/shm/handle.h"
+#include "mp/shm/wait_source.h"
 
 namespace mp {
 
@@ -40,8 +41,10 @@ class SimpleQueue {
 
  private:
   friend struct HandleAccess;
+  friend struct WaitAccess;
   explicit SimpleQueue(Queue<T> queue) : queue_(std::move(queue)) {}
   auto parts() const { return std::tuple(queue_); }
+  WaitSource wait_source() const { return WaitAccess::Source(queue_); }
 
   Queue<T> queue_;
 };

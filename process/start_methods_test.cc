@@ -41,6 +41,7 @@
 #include "mp/ipc/connection.h"
 #include "mp/ipc/pipe.h"
 #include "mp/ipc/queue.h"
+#include "mp/ipc/wait.h"
 #include "mp/process/process.h"
 #include "mp/shm/raw_array.h"
 #include "mp/shm/shared_memory.h"
@@ -61,6 +62,7 @@
 namespace mp {
 namespace {
 
+using ::mp::testing::IsOkAndHolds;
 using ::mp::testing::IsReadable;
 using ::mp::testing::MakePipe;
 using ::mp::testing::PipeEnds;
@@ -599,6 +601,32 @@ TEST_P(StartMethodsTest, ConnectionsAreTheSame) {
   }
   EXPECT_THAT(ours.Recv(), StatusIs(absl::StatusCode::kOutOfRange));
   EXPECT_THAT(ours.Send("x"), StatusIs(absl::StatusCode::kFailedPrecondition));
+  ASSERT_OK(process.Join());
+  EXPECT_EQ(process.exitcode(), 0);
+}
+
+void PutAndEnd(Queue<int> queue, Event end) {
+  MP_CHECK_OK(queue.Put(1));
+  end.Wait();
+}
+
+TEST_P(StartMethodsTest, WaitForAQueueOrTheEnd) {
+  Queue<int> queue;
+  Event end;
+  Process process(Options(), PutAndEnd, queue, end);
+  ASSERT_OK(process.Start());
+  const auto wait = [&](absl::Duration timeout) {
+    return Wait({queue, process.sentinel()}, timeout);
+  };
+  EXPECT_THAT(wait(absl::InfiniteDuration()), IsOkAndHolds(ElementsAre(0)));
+  EXPECT_THAT(queue.GetNowait(), IsOkAndHolds(1));
+  EXPECT_THAT(wait(absl::Milliseconds(30)), IsOkAndHolds(ElementsAre()));
+  std::thread ender([end]() mutable {
+    absl::SleepFor(absl::Milliseconds(20));
+    end.Set();
+  });
+  EXPECT_THAT(wait(absl::InfiniteDuration()), IsOkAndHolds(ElementsAre(1)));
+  ender.join();
   ASSERT_OK(process.Join());
   EXPECT_EQ(process.exitcode(), 0);
 }

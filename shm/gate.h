@@ -85,26 +85,55 @@ class BasicGate {
     for (;;) {
       // Set anew each time round: the notifier that woke this process has
       // cleared it, and others may still sleep.
-      const uint32_t ticket =
-          word_.fetch_or(kSleepers, std::memory_order_relaxed) | kSleepers;
-      // Either this process sees the new state below, or the notifier sees
-      // kSleepers and no spinner: pairs with FenceBeforeNotify.
-      std::atomic_thread_fence(std::memory_order_seq_cst);
+      const uint32_t ticket = SetSleepers();
       if (ready()) return true;
       WatchList watched;
       // The last thing the dead did may have been to make the condition true.
       if (!watch(watched)) return ready();
-      Token spinner = spinner_.load(std::memory_order_relaxed);
+      const Token spinner = spinner_.load(std::memory_order_relaxed);
       const ParkResult result =
           Platform::Park(word_, ticket, watched, deadline, slices);
-      // A spinner that is still there after a sleep is dead or stopped. If it
-      // is not, that costs a wake-up too many.
-      if (spinner != kNoToken) {
-        spinner_.compare_exchange_strong(spinner, kNoToken,
-                                         std::memory_order_relaxed);
-      }
+      ForgetSpinner(spinner);
       if (result == ParkResult::kTimedOut) return ready();
     }
+  }
+
+  // ---- Sleep() in two halves, for who waits at several gates at once
+  // (mp/ipc/wait.h).
+  //
+  //   Ticket ticket = gate.BeforeSleep();      // at each gate
+  //   <look at all conditions>; if none holds:
+  //   <sleep while each *ticket.word is ticket.expected, for a slice at most>
+  //   woken |= gate.AfterSleep(ticket);        // at each gate
+
+  struct Ticket {
+    const typename Platform::template Atomic<uint32_t>* word = nullptr;
+    uint32_t expected = 0;
+    Token spinner = kNoToken;
+  };
+
+  // From here on a notifier makes the sleep end, or the caller sees what that
+  // made true when it looks next. The notifier that woke this process has
+  // cleared kSleepers, and others may still sleep: hence anew each time.
+  Ticket BeforeSleep() {
+    Ticket ticket;
+    ticket.word = &word_;
+    ticket.expected = SetSleepers();
+    ticket.spinner = spinner_.load(std::memory_order_relaxed);
+    return ticket;
+  }
+
+  // Whether this process may have been given a wake-up. Another sleeper may
+  // need that, so who was told so and leaves, for whatever reason, calls
+  // Notify() if the condition is true then. If it is not, the next notifier
+  // finds that somebody may sleep.
+  bool AfterSleep(const Ticket& ticket) {
+    ForgetSpinner(ticket.spinner);
+    // A load behind the system call: the wake-up that ended it is seen.
+    std::atomic_thread_fence(std::memory_order_acquire);
+    if (word_.load(std::memory_order_relaxed) == ticket.expected) return false;
+    SetSleepers();
+    return true;
   }
 
   // Calls `done()` until it returns true or the budget is spent; returns what
@@ -155,6 +184,24 @@ class BasicGate {
   static constexpr uint32_t kSleepers = 1;
   static constexpr uint32_t kLeftAsleep = 2;
   static constexpr uint32_t kFlags = kSleepers | kLeftAsleep;
+
+  // Returns the word to sleep on.
+  uint32_t SetSleepers() {
+    const uint32_t word =
+        word_.fetch_or(kSleepers, std::memory_order_relaxed) | kSleepers;
+    // Either this process sees the new state when it looks next, or the
+    // notifier sees kSleepers and no spinner: pairs with FenceBeforeNotify.
+    std::atomic_thread_fence(std::memory_order_seq_cst);
+    return word;
+  }
+
+  // A spinner that was there before a sleep and still is, is dead or stopped.
+  // If it is not, that costs a wake-up too many.
+  void ForgetSpinner(Token spinner) {
+    if (spinner == kNoToken) return;
+    spinner_.compare_exchange_strong(spinner, kNoToken,
+                                     std::memory_order_relaxed);
+  }
 
   bool Has(uint32_t flags) const {
     return (word_.load(std::memory_order_relaxed) & flags) != 0;

@@ -251,6 +251,59 @@ TEST_F(GateStepTest, SpinnerSparesTheSleepersAWakeUp) {
   EXPECT_TRUE(Wait());
 }
 
+// ---- A sleep in two halves.
+
+TEST_F(GateStepTest, NobodyWokeWhoSleptInHalves) {
+  const auto ticket = gate_.BeforeSleep();
+  EXPECT_EQ(ticket.word->load(), ticket.expected);
+  EXPECT_FALSE(gate_.AfterSleep(ticket));
+  // It may sleep again.
+  OpenAndNotify();
+  EXPECT_THAT(HookedPlatform::unparked, ElementsAre(1));
+}
+
+TEST_F(GateStepTest, WhoWasWokenBetweenTheHalvesKeepsTheOthersKnown) {
+  for (const bool all : {false, true}) {
+    HookedPlatform::unparked.clear();
+    const auto ticket = gate_.BeforeSleep();
+    all ? gate_.NotifyAll() : gate_.Notify();
+    EXPECT_NE(ticket.word->load(), ticket.expected) << "it would not sleep";
+    // The one is on its way.
+    gate_.Notify();
+    EXPECT_THAT(HookedPlatform::unparked, ElementsAre(all ? kWakeAll : 1));
+    EXPECT_TRUE(gate_.AfterSleep(ticket));
+    // Others may sleep; it cannot know.
+    gate_.Notify();
+    EXPECT_THAT(HookedPlatform::unparked, ElementsAre(all ? kWakeAll : 1, 1));
+  }
+}
+
+// A wake-up between the last look and the sleep, and another sleeper since: the
+// word looks like a sleeper's again, but it is another one.
+TEST_F(GateStepTest, WakeUpBetweenTheHalvesIsNotTakenBack) {
+  const auto ticket = gate_.BeforeSleep();
+  gate_.Notify();
+  const auto another = gate_.BeforeSleep();
+  EXPECT_NE(another.expected, ticket.expected);
+  EXPECT_TRUE(gate_.AfterSleep(ticket));
+  EXPECT_FALSE(gate_.AfterSleep(another));
+}
+
+TEST_F(GateStepTest, SpinnerThatOutlastsBothHalvesSparesNobody) {
+  gate_.BeforeSleep();
+  HookedPlatform::on_relax = [] {};
+  gate_.Spin(spin_, [this] {
+    const auto ticket = gate_.BeforeSleep();
+    EXPECT_NE(ticket.spinner, kNoToken);
+    gate_.Notify();
+    EXPECT_THAT(HookedPlatform::unparked, IsEmpty());
+    EXPECT_FALSE(gate_.AfterSleep(ticket));
+    gate_.Notify();
+    EXPECT_THAT(HookedPlatform::unparked, ElementsAre(1));
+    return true;
+  });
+}
+
 TEST_F(GateStepTest, SpinnerThatIsThroughSparesNobody) {
   HookedPlatform::on_park = [&](bool) {
     HookedPlatform::on_relax = [&] { open_ = true; };

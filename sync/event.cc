@@ -1,7 +1,9 @@
 #include "mp/sync/event.h"
 
+#include <cstdint>
 #include <utility>
 
+#include "absl/status/status.h"
 #include "mp/base/check.h"
 #include "mp/shm/slab.h"
 
@@ -17,6 +19,24 @@ absl::StatusOr<Event> Event::Create() {
 }
 
 Event::Event() : Event(ValueOrDie(Create())) {}
+
+WaitSource Event::wait_source() const {
+  static constexpr WaitSource::Kind kKind = {
+      .check =
+          [](void* object, uint32_t& mark) {
+            mark = static_cast<InPlaceEvent*>(object)->Mark();
+            return absl::OkStatus();
+          },
+      .ready =
+          [](void* object, uint32_t mark) {
+            return static_cast<InPlaceEvent*>(object)->WasSet(mark);
+          },
+      .gate = [](void* object) -> WaitSource::Gate& {
+        return static_cast<InPlaceEvent*>(object)->gate();
+      },
+      .descriptor = nullptr};
+  return {state_, &kKind};
+}
 
 std::string Event::ToString() const {
   return IsSet() ? "Event(set)" : "Event(unset)";

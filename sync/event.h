@@ -41,6 +41,7 @@
 #include "absl/time/time.h"
 #include "mp/base/deadline.h"
 #include "mp/shm/handle.h"
+#include "mp/shm/wait_source.h"
 #include "mp/sync/in_place_event.h"
 
 namespace mp {
@@ -75,8 +76,10 @@ class Event {
 
  private:
   friend struct HandleAccess;
+  friend struct WaitAccess;
   explicit Event(std::shared_ptr<InPlaceEvent> state);
   auto parts() const { return std::tuple(state_); }
+  WaitSource wait_source() const;
 
   std::shared_ptr<InPlaceEvent> state_;
 };

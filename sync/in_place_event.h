@@ -63,13 +63,19 @@ class BasicInPlaceEvent {
     const uint32_t before = word_.load(std::memory_order_acquire);
     if ((before & kSet) != 0) return true;
     return gate_.Wait(
-        spin_,
-        [this, before] {
-          return word_.load(std::memory_order_acquire) != before;
-        },
-        deadline);
+        spin_, [this, before] { return WasSet(before); }, deadline);
   }
   void Wait() { WaitUntil(Deadline::Infinite()); }
+
+  // The parts of WaitUntil(), for who waits for several things at once: a mark
+  // of the moment from which it waits, whether the event was set then or has
+  // been since, and where it sleeps.
+  uint32_t Mark() const { return word_.load(std::memory_order_acquire); }
+  bool WasSet(uint32_t since) const {
+    return (since & kSet) != 0 ||
+           word_.load(std::memory_order_acquire) != since;
+  }
+  BasicGate<Platform>& gate() { return gate_; }
 
  private:
   // The word: bit 0 says whether the event is set, the others count how often

@@ -10,7 +10,6 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
-#include "mp/base/check.h"
 #include "mp/base/errno_status.h"
 #include "mp/shm/liveness.h"
 
@@ -96,9 +95,10 @@ Ring::Ring(SegmentPart<kLayout> part) {
   if (part.segment == nullptr) return;
   Segment& segment = *part.segment;
   const size_t capacity = segment.ring_size() / kBlock;
-  MP_CHECK(std::has_single_bit(capacity) && capacity <= kMaxCapacity / kBlock &&
-           segment.size() >= sizeof(Control))
-      << "a ring in a segment that holds none";
+  if (!std::has_single_bit(capacity) || capacity > kMaxCapacity / kBlock ||
+      segment.size() < sizeof(Control)) {
+    return;
+  }
   const auto mapping = std::make_shared<Mapping>();
   mapping->segment = std::move(part.segment);
   mapping_ = mapping.get();
@@ -112,8 +112,10 @@ Ring::Ring(SegmentPart<kLayout> part) {
     mapping_->sizes[regions_] = Capacity(regions_) * kBlock;
     total += mapping_->sizes[regions_];
   }
-  MP_CHECK(total - segment.ring_size() == segment.spare_size())
-      << "a ring in a segment that holds none";
+  if (total - segment.ring_size() != segment.spare_size()) {
+    mapping_ = nullptr;
+    return;
+  }
   total_blocks_ = static_cast<uint32_t>(total / kBlock);
   control_ = std::shared_ptr<Control>(
       mapping, reinterpret_cast<Control*>(segment.data()));

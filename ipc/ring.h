@@ -251,7 +251,8 @@ class Ring {
     control_->not_full.NotifyAll();
   }
 
-  // False for what is left of a handle that did not arrive.
+  // False for what is left of a handle that did not arrive, or arrived with a
+  // segment that holds no ring.
   bool valid() const { return control_ != nullptr; }
 
   // No more puts: they fail, also those that wait. Gets go on until no record

@@ -53,7 +53,8 @@ bool IsBuildFile(std::string_view path) {
 
 bool IsTest(std::string_view path) {
   return path.ends_with("_test.cc") || path.ends_with("_benchmark.cc") ||
-         path.ends_with("_test_util.h") || path.ends_with("_test_util.cc");
+         path.ends_with("_fuzzer.cc") || path.ends_with("_test_util.h") ||
+         path.ends_with("_test_util.cc");
 }
 
 // Code that is linked into users' programs.

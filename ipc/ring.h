@@ -505,8 +505,8 @@ class Ring {
   static bool HasMemory(const Region& region, size_t offset, uint32_t blocks) {
     return offset + blocks <= region.reserved.load(std::memory_order_relaxed);
   }
-  // Gives memory to a place in a region. False with LastMemoryError().
-  bool Reserve(uint32_t region, size_t offset, uint32_t blocks);
+  // Gives memory to a place in a region. kNoMemory with LastMemoryError().
+  RingResult Reserve(uint32_t region, size_t offset, uint32_t blocks);
   // Where the region begins among the segment's spare bytes.
   size_t SpareOffset(uint32_t region) const;
   // Where a region is in this process; null with LastMemoryError().

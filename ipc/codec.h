@@ -958,19 +958,25 @@ struct Codec<std::optional<T>> {
 };
 
 // The object, not its address: each process has its own copy. Refuses classes
-// with virtual functions, of which it would send the base part only.
+// with virtual functions that others may be derived from, as it would send the
+// base part only.
 template <class T>
 struct Codec<std::unique_ptr<T>> {
-  static constexpr bool kEncodable = Encodable<T> && !std::is_polymorphic_v<T>;
+ private:
+  static constexpr bool kMaySlice =
+      std::is_polymorphic_v<T> && !std::is_final_v<T>;
+
+ public:
+  static constexpr bool kEncodable = Encodable<T> && !kMaySlice;
   using Elements = TypeList<T>;
 
   static constexpr size_t Size(const std::unique_ptr<T>& value) {
     return 1 + (value != nullptr ? EncodedSize(*value) : 0);
   }
   static void Write(const std::unique_ptr<T>& value, Writer& writer) {
-    static_assert(!std::is_polymorphic_v<T>,
+    static_assert(!kMaySlice,
                   "mp: a pointer to a class with virtual functions cannot be "
-                  "sent");
+                  "sent, unless the class is final");
     writer.Write(value != nullptr);
     if (value != nullptr) writer.Write(*value);
   }

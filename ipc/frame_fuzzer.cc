@@ -38,6 +38,7 @@
 #include "mp/shm/liveness.h"
 #include "mp/shm/park.h"
 #include "mp/shm/segment.h"
+#include "mp/sync/in_place_lock.h"
 #include "mp/testing/fuzz_input.h"
 
 namespace mp {
@@ -257,6 +258,31 @@ namespace ipc_internal {
 
 struct RingTestPeer {
   static size_t ControlSize() { return sizeof(Ring::Control); }
+
+  // Whether so many bytes lie in the memory of one of the regions.
+  static bool Contains(const Ring& ring, const std::byte* at, size_t size) {
+    for (uint32_t i = 0; i < ring.regions_; ++i) {
+      const std::byte* const begin = ring.mapping_->regions[i].load();
+      if (begin == nullptr || at < begin) continue;
+      const size_t mapped = 2 * size_t{ring.Capacity(i)} * kBlock;
+      const auto offset = static_cast<size_t>(at - begin);
+      if (offset <= mapped && size <= mapped - offset) return true;
+    }
+    return false;
+  }
+
+  // Calls `f()`, which changes whatever it likes, but not who has a lock: that
+  // a lock is taken from its holder is the one thing that aborts.
+  template <class F>
+  static void ExceptLocks(Ring& ring, F f) {
+    const std::array<std::byte*, 2> at = {
+        reinterpret_cast<std::byte*>(&ring.control_->producers.lock),
+        reinterpret_cast<std::byte*>(&ring.control_->consumers.lock)};
+    std::array<std::array<std::byte, sizeof(InPlaceLock)>, 2> kept;
+    for (int i = 0; i < 2; ++i) std::copy_n(at[i], kept[i].size(), &kept[i][0]);
+    f();
+    for (int i = 0; i < 2; ++i) std::copy_n(&kept[i][0], kept[i].size(), at[i]);
+  }
 };
 
 }  // namespace ipc_internal
@@ -277,38 +303,55 @@ Ring Again(const Ring& ring) {
   return HandleAccess::FromParts<Ring>(std::get<0>(HandleAccess::Parts(ring)));
 }
 
+void PutInto(Ring& ring, HostileMemory* meanwhile, FuzzInput& input) {
+  const bool large = input.Below(4) == 0;
+  const size_t size =
+      large ? input.Take<uint32_t>() % (1 << 20) : input.Below(256);
+  const size_t what = input.Below(4);
+  ring.Put(
+      size,
+      [&](std::byte* to, uint32_t) {
+        MP_CHECK(ipc_internal::RingTestPeer::Contains(ring, to, size));
+        std::fill_n(to, size, std::byte{0x77});
+        if (meanwhile != nullptr) {
+          ipc_internal::RingTestPeer::ExceptLocks(
+              ring, [&] { meanwhile->Step(input); });
+        }
+        return what == 0   ? ipc_internal::FillResult::kAborted
+               : what == 1 ? ipc_internal::FillResult::kNoRoom
+                           : ipc_internal::FillResult::kFilled;
+      },
+      kNow);
+}
+
+void GetFrom(Ring& ring, HostileMemory* meanwhile, FuzzInput& input) {
+  const bool keep = input.Below(4) == 0;
+  ring.Get(
+      [&](std::span<const std::byte> record, uint32_t) {
+        MP_CHECK(ipc_internal::RingTestPeer::Contains(ring, record.data(),
+                                                      record.size()));
+        if (meanwhile != nullptr) {
+          ipc_internal::RingTestPeer::ExceptLocks(
+              ring, [&] { meanwhile->Step(input); });
+        }
+        // Looks at all of it.
+        const auto ones =
+            std::count(record.begin(), record.end(), std::byte{1});
+        return ones >= 0 && !keep;
+      },
+      kNow);
+}
+
 void UseRing(Ring& ring, HostileMemory& memory, FuzzInput& input) {
-  switch (input.Below(12)) {
+  switch (input.Below(14)) {
     case 0:
-    case 1: {
-      const bool large = input.Below(4) == 0;
-      const size_t size =
-          large ? input.Take<uint32_t>() % (1 << 20) : input.Below(256);
-      const size_t what = input.Below(4);
-      ring.Put(
-          size,
-          [&](std::byte* to, uint32_t) {
-            std::fill_n(to, size, std::byte{0x77});
-            return what == 0   ? ipc_internal::FillResult::kAborted
-                   : what == 1 ? ipc_internal::FillResult::kNoRoom
-                               : ipc_internal::FillResult::kFilled;
-          },
-          kNow);
+    case 1:
+      PutInto(ring, nullptr, input);
       break;
-    }
     case 2:
-    case 3: {
-      const bool keep = input.Below(4) == 0;
-      ring.Get(
-          [&](std::span<const std::byte> record, uint32_t) {
-            // Looks at all of it.
-            return std::count(record.begin(), record.end(), std::byte{1}) >=
-                       0 &&
-                   !keep;
-          },
-          kNow);
+    case 3:
+      GetFrom(ring, nullptr, input);
       break;
-    }
     case 4:
       ring.size();
       ring.gotten();
@@ -336,6 +379,12 @@ void UseRing(Ring& ring, HostileMemory& memory, FuzzInput& input) {
       break;
     case 9:
       ring = Again(ring);
+      break;
+    case 12:
+      PutInto(ring, &memory, input);
+      break;
+    case 13:
+      GetFrom(ring, &memory, input);
       break;
     default:
       memory.Step(input);

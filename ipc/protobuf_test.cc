@@ -21,6 +21,7 @@
 #include "mp/ipc/codec.h"
 #include "mp/ipc/pipe.h"
 #include "mp/ipc/queue.h"
+#include "mp/pool/pool.h"
 #include "mp/testing/child.h"
 #include "mp/testing/process_test.h"
 #include "mp/testing/status_matchers.h"
@@ -253,6 +254,20 @@ TEST_F(ProtobufProcessTest, ThroughAConnection) {
   EXPECT_EQ(answer->second.package(), "package");
   EXPECT_EQ(Text(answer->second.message_type(0)), Text(MakeMessage(2)));
   child.ExpectExit();
+}
+
+DescriptorProto WithAField(DescriptorProto message) {
+  message.add_field()->set_name("field");
+  return message;
+}
+
+TEST_F(ProtobufProcessTest, ThroughAPool) {
+  Pool pool({.processes = 1});
+  const absl::StatusOr<std::vector<DescriptorProto>> results =
+      pool.Map(WithAField, std::vector{MakeMessage(1), DescriptorProto()});
+  ASSERT_OK(results);
+  EXPECT_EQ(Text(results->at(0)), Text(WithAField(MakeMessage(1))));
+  EXPECT_EQ(results->at(1).field(0).name(), "field");
 }
 
 }  // namespace

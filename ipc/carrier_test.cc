@@ -5,6 +5,7 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -15,6 +16,7 @@
 #include <span>
 #include <string>
 #include <tuple>
+#include <type_traits>
 #include <utility>
 #include <variant>
 #include <vector>
@@ -36,6 +38,7 @@
 #include "mp/ipc/ring.h"
 #include "mp/shm/handle.h"
 #include "mp/shm/liveness.h"
+#include "mp/shm/segment.h"
 #include "mp/shm/shared_memory.h"
 #include "mp/sync/array.h"
 #include "mp/sync/barrier.h"
@@ -556,6 +559,44 @@ TEST_F(DescriptorSocketsTest, HostileRecords) {
     EXPECT_TRUE(carrier.Read(record, value, serial));
     EXPECT_THAT(value, StatusIs(absl::StatusCode::kDataLoss));
   }
+}
+
+// Of the right layout, but with other contents. Found by codec_fuzzer.
+template <class Handle, uint64_t kLayout>
+absl::Status ArriveIn(const SegmentPart<kLayout>&, SegmentOptions options,
+                      std::byte contents) {
+  options.layout = kLayout;
+  absl::StatusOr<std::shared_ptr<Segment>> segment = Segment::Create(options);
+  if (!segment.ok()) return segment.status();
+  std::fill_n((*segment)->data(), (*segment)->size(), contents);
+  std::vector<UniqueFd> fds;
+  fds.emplace_back(fcntl((*segment)->fd(), F_DUPFD_CLOEXEC, 0));
+  IncomingDescriptors descriptors(std::move(fds));
+  // The rest are zeros: the first descriptor, an empty name.
+  std::array<std::byte, 12> bytes{};
+  return Decode<Handle>(std::span<const std::byte>(bytes).first(
+                            std::is_same_v<Handle, SharedMemory> ? 12 : 4),
+                        &descriptors)
+      .status();
+}
+
+TEST(HostileSegments, AreNotWhatAHandleNeeds) {
+  const Queue<int> queue;
+  const auto ring =
+      std::get<0>(HandleAccess::Parts(std::get<0>(HandleAccess::Parts(queue))));
+  for (const size_t ring_size : {0, 3 * 4096}) {
+    EXPECT_THAT(
+        ArriveIn<Queue<int>>(
+            ring, {.name = "test", .size = 8192, .ring_size = ring_size}, {}),
+        StatusIs(absl::StatusCode::kDataLoss,
+                 HasSubstr("the shared memory of a handle")));
+  }
+  const SharedMemory memory(100);
+  const auto block = std::get<0>(HandleAccess::Parts(memory));
+  EXPECT_OK(ArriveIn<SharedMemory>(block, {.name = "test", .size = 100}, {}));
+  EXPECT_THAT(ArriveIn<SharedMemory>(block, {.name = "test", .size = 100},
+                                     std::byte{0xff}),
+              StatusIs(absl::StatusCode::kDataLoss));
 }
 
 }  // namespace

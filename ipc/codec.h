@@ -10,9 +10,10 @@
 //
 // What can be sent (mp::Encodable<T>):
 // - numbers, enums and other trivially copyable types: as their own bytes;
-// - strings, standard containers and containers with the same interface,
-//   array, pair, tuple, optional, variant, unique_ptr, absl::Status, StatusOr,
-//   Duration and Time, of types that can be sent;
+// - strings, standard containers and containers with the same interface, such
+//   as absl::flat_hash_map, btree_map and InlinedVector; array, pair, tuple,
+//   optional, variant, unique_ptr, bitset; absl::Status, StatusOr, Duration,
+//   Time and Cord; all of types that can be sent;
 // - structs of up to 16 public fields that can be sent, if they have no base
 //   class, C array, union or bit-field;
 // - handles of shared objects (mp::Lock, mp::Queue...), std::shared_ptr to what
@@ -20,12 +21,15 @@
 //   descriptors to travel beside the bytes, which they can as arguments of a
 //   Process, through a Queue and through a Connection; it is an error to give
 //   one to a Pool's task;
+// - messages of Protocol Buffers, with mp/ipc/protobuf.h;
 // - your own types, by one function or by specialising mp::Codec, see below.
 // What cannot be sent does not compile: pointers, references, views and
 // iterators mean nothing in another process. The fields of a struct as above
 // are looked at; the inside of any other trivially copyable class is not, so
 // there it is up to you that it holds no pointer and that any bytes are a valid
-// value. Capturing lambdas and types that cannot be assigned are refused.
+// value. Give an enum a fixed type (enum E : int), or an unknown number is
+// none. Capturing lambdas and types that cannot be assigned (absl::FixedArray)
+// are refused.
 //
 // To send a class, name its fields in a function beside it or in a friend. It
 // takes exactly this class, not a template parameter and not a base class, and
@@ -64,6 +68,7 @@
 #include <algorithm>
 #include <array>
 #include <bit>
+#include <bitset>
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
@@ -194,6 +199,8 @@ class Writer {
   template <class T>
   void Write(const T& value);
   void WriteBytes(const void* data, size_t size);
+  // Room for so many bytes, which the caller fills; empty after an error.
+  std::span<std::byte> Reserve(size_t size);
   // For the number of elements or bytes that follow.
   void WriteLength(size_t length) { Write(uint64_t{length}); }
   // Each takes kDescriptorSize bytes. The descriptor stays the caller's, who
@@ -343,6 +350,15 @@ concept Container = requires(T& c, typename T::value_type& element) {
   c.insert(c.end(), std::move(element));
 };
 
+// absl::Cord, whose header need not be here.
+template <class T>
+concept Cord = requires(T& c, const T& text, absl::string_view more) {
+  c.Clear();
+  c.Append(more);
+  text.size();
+  { *text.Chunks().begin() } -> std::convertible_to<absl::string_view>;
+};
+
 enum Kind {
   kNone,
   kPointer,
@@ -353,6 +369,7 @@ enum Kind {
   kMpFields,
   kHandle,
   kContainer,
+  kCord,
 };
 
 struct ArePlain {
@@ -399,6 +416,8 @@ consteval Kind KindOf() {
     return kBool;
   } else if constexpr (Container<T>) {
     return kContainer;
+  } else if constexpr (Cord<T>) {
+    return kCord;
   } else if constexpr (!std::is_move_constructible_v<T> ||
                        !std::is_move_assignable_v<T>) {
     return kNone;  // Has a reference or const field, captures, a lock...
@@ -614,8 +633,14 @@ struct Codec<T> {
   }
   // After an error the handle is one of nothing, as if moved from.
   static T Read(Reader& reader) {
-    return std::apply(codec_internal::FromParts<T>(),
-                      reader.Read<codec_internal::HandlePartsOf<T>>());
+    T handle = std::apply(codec_internal::FromParts<T>(),
+                          reader.Read<codec_internal::HandlePartsOf<T>>());
+    if constexpr (requires { HandleAccess::Valid(handle); }) {
+      if (reader.ok() && !HandleAccess::Valid(handle)) {
+        reader.Fail("the shared memory of a handle is not what it should be");
+      }
+    }
+    return handle;
   }
 };
 
@@ -783,6 +808,50 @@ struct Codec<T> {
   }
 };
 
+template <codec_internal::OfKind<codec_internal::kCord> T>
+struct Codec<T> {
+  using Elements = TypeList<>;
+
+  static size_t Size(const T& value) { return sizeof(uint64_t) + value.size(); }
+  static void Write(const T& value, Writer& writer) {
+    writer.WriteLength(value.size());
+    for (const absl::string_view chunk : value.Chunks()) {
+      writer.WriteBytes(chunk.data(), chunk.size());
+    }
+  }
+  static void ReadInto(Reader& reader, T& value) {
+    const std::span<const std::byte> bytes =
+        reader.ReadBytes(reader.ReadLength());
+    value.Clear();
+    value.Append(absl::string_view(reinterpret_cast<const char*>(bytes.data()),
+                                   bytes.size()));
+  }
+};
+
+// Its own bytes, which may have bits set that the bitset does not have.
+template <size_t N>
+struct Codec<std::bitset<N>> {
+  using Elements = TypeList<>;
+
+  static constexpr size_t Size(const std::bitset<N>&) {
+    return sizeof(std::bitset<N>);
+  }
+  static void Write(const std::bitset<N>& value, Writer& writer) {
+    writer.WriteBytes(&value, sizeof(value));
+  }
+  static std::bitset<N> Read(Reader& reader) {
+    std::bitset<N> value;
+    const auto bytes = reader.ReadBytes(sizeof(value));
+    if (bytes.empty()) return value;
+    const auto came = codec_internal::Load<std::bitset<N>>(bytes.data());
+    for (size_t i = 0; i < N; ++i) value[i] = came[i];
+    if (N > 0 && std::memcmp(&value, &came, sizeof(value)) != 0) {
+      reader.Fail("a bitset has more bits than it should");
+    }
+    return value;
+  }
+};
+
 // The elements, without a length. A C array can only be a field (MpFields).
 template <class T, size_t N>
 struct Codec<T[N]> {
@@ -894,19 +963,25 @@ struct Codec<std::optional<T>> {
 };
 
 // The object, not its address: each process has its own copy. Refuses classes
-// with virtual functions, of which it would send the base part only.
+// with virtual functions that others may be derived from, as it would send the
+// base part only.
 template <class T>
 struct Codec<std::unique_ptr<T>> {
-  static constexpr bool kEncodable = Encodable<T> && !std::is_polymorphic_v<T>;
+ private:
+  static constexpr bool kMaySlice =
+      std::is_polymorphic_v<T> && !std::is_final_v<T>;
+
+ public:
+  static constexpr bool kEncodable = Encodable<T> && !kMaySlice;
   using Elements = TypeList<T>;
 
   static constexpr size_t Size(const std::unique_ptr<T>& value) {
     return 1 + (value != nullptr ? EncodedSize(*value) : 0);
   }
   static void Write(const std::unique_ptr<T>& value, Writer& writer) {
-    static_assert(!std::is_polymorphic_v<T>,
+    static_assert(!kMaySlice,
                   "mp: a pointer to a class with virtual functions cannot be "
-                  "sent");
+                  "sent, unless the class is final");
     writer.Write(value != nullptr);
     if (value != nullptr) writer.Write(*value);
   }
@@ -1018,14 +1093,21 @@ struct Codec<absl::Time> {
 // Implementation only below.
 // -----------------------------------------------------------------------------
 
-inline void Writer::WriteBytes(const void* data, size_t size) {
+inline std::span<std::byte> Writer::Reserve(size_t size) {
   if (ABSL_PREDICT_FALSE(size > static_cast<size_t>(end_ - next_))) {
     Fail(codec_internal::WrongSizeForEncode());
-    return;
+    return {};
   }
-  if (size == 0) return;  // `data` may be null.
-  std::memcpy(next_, data, size);
+  const std::span<std::byte> room(next_, size);
   next_ += size;
+  return room;
+}
+
+inline void Writer::WriteBytes(const void* data, size_t size) {
+  const std::span<std::byte> room = Reserve(size);
+  // Also when there is nothing to write, and `data` may be null.
+  if (room.empty()) return;
+  std::memcpy(room.data(), data, size);
 }
 
 template <class T>

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
+#include <bitset>
 #include <chrono>
 #include <complex>
 #include <cstddef>
@@ -28,6 +29,14 @@
 #include <variant>
 #include <vector>
 
+#include "absl/container/btree_map.h"
+#include "absl/container/btree_set.h"
+#include "absl/container/fixed_array.h"
+#include "absl/container/flat_hash_map.h"
+#include "absl/container/flat_hash_set.h"
+#include "absl/container/inlined_vector.h"
+#include "absl/container/node_hash_map.h"
+#include "absl/container/node_hash_set.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/cord.h"
@@ -190,6 +199,12 @@ struct NoUniqueAddress {
                          const NoUniqueAddress&) = default;
 };
 
+class Final final : public Polymorphic {
+ public:
+  friend auto MpFields(Final& f) { return std::tie(f.n, f.m); }
+  int m = 0;
+};
+
 // Cannot be sent.
 struct HasPointer {
   int* p;
@@ -233,6 +248,7 @@ static_assert(Encodable<std::vector<bool>> && Encodable<std::u16string>);
 static_assert(Encodable<std::map<std::string, std::vector<Person>>>);
 static_assert(Encodable<std::unique_ptr<Person>> && Encodable<Node>);
 static_assert(Encodable<absl::StatusOr<Person>> && Encodable<absl::Time>);
+static_assert(Encodable<std::unique_ptr<Final>>);
 
 static_assert(!Encodable<int*> && !Encodable<const char*>);
 static_assert(!Encodable<void> && !Encodable<void*> && !Encodable<int&>);
@@ -261,6 +277,10 @@ static_assert(!Encodable<std::unique_ptr<Polymorphic>>);
 static_assert(!Encodable<std::unique_ptr<int[]>>);
 static_assert(!Encodable<std::function<void()>>);
 static_assert(!Encodable<absl::StatusOr<int*>>);
+static_assert(!Encodable<absl::FixedArray<int>>);
+static_assert(!Encodable<absl::flat_hash_map<int, int*>>);
+static_assert(!Encodable<absl::btree_map<std::string_view, int>>);
+static_assert(!Encodable<absl::InlinedVector<int*, 2>>);
 static_assert(!Encodable<DerivedAccount>);
 
 using Bytes = std::vector<std::byte>;
@@ -430,6 +450,52 @@ TEST(CodecTest, SetsAndMaps) {
   ExpectWorks(std::unordered_map<std::string, Point>{{"a", {1, 2}}});
 }
 
+TEST(CodecTest, AbseilContainers) {
+  ExpectWorks(absl::flat_hash_set<int>{3, 1, 2});
+  ExpectWorks(absl::node_hash_set<std::string>{"a", "b"});
+  ExpectWorks(absl::flat_hash_map<std::string, Person>{
+      {"a", {"Ann", 40, Point{1, 2}, {"Bob"}}}, {"b", {}}});
+  ExpectWorks(absl::node_hash_map<int, std::vector<int>>{{1, {2, 3}}, {4, {}}});
+  ExpectWorks(absl::btree_set<std::string>{"b", "a"});
+  ExpectWorks(absl::btree_multiset<int>{1, 1, 2});
+  ExpectWorks(absl::btree_map<std::string, Account>{{"a", {"Ann", 100}}});
+  ExpectWorks(absl::btree_multimap<int, bool>{{1, true}, {1, false}});
+  ExpectWorks(absl::InlinedVector<int, 2>{1});
+  ExpectWorks(absl::InlinedVector<int, 2>{1, 2, 3});
+  ExpectWorks(absl::InlinedVector<std::string, 2>{"a", "b", "c"});
+  ExpectWorks(absl::InlinedVector<NoDefault, 2>{NoDefault(1), NoDefault(2)});
+  absl::flat_hash_map<int, std::unique_ptr<int>> map;
+  map[1] = std::make_unique<int>(2);
+  auto decoded = Decode<decltype(map)>(EncodeOrDie(map));
+  ASSERT_TRUE(decoded.ok()) << decoded.status();
+  EXPECT_EQ(*decoded->at(1), 2);
+}
+
+TEST(CodecTest, Cords) {
+  ExpectWorks(absl::Cord());
+  ExpectWorks(absl::Cord("short"));
+  absl::Cord chunks;
+  for (int i = 0; i < 3; ++i) {
+    chunks.Append(absl::Cord(std::string(100 + i, static_cast<char>('a' + i))));
+  }
+  ExpectWorks(chunks);
+  ExpectRoundTrip(absl::Cord(std::string(10'000, 'x')));
+  ExpectWorks(std::vector<absl::Cord>{absl::Cord("a"), absl::Cord()});
+  ExpectWorks(std::map<std::string, absl::Cord>{{"a", absl::Cord("b")}});
+}
+
+TEST(CodecTest, Bitsets) {
+  ExpectWorks(std::bitset<0>());
+  ExpectWorks(std::bitset<5>(0b10110));
+  ExpectWorks(std::bitset<64>(~uint64_t{0}));
+  ExpectWorks(std::bitset<70>().set());
+  ExpectWorks(std::vector<std::bitset<3>>{1, 7});
+  Bytes bytes = EncodeOrDie(std::bitset<5>(0));
+  bytes[0] = std::byte{1 << 5};
+  EXPECT_EQ(Decode<std::bitset<5>>(bytes).status().code(),
+            absl::StatusCode::kDataLoss);
+}
+
 TEST(CodecTest, TuplesOptionalsAndVariants) {
   ExpectWorks(std::pair<int, std::string>(1, "a"));
   ExpectWorks(std::tuple<int, std::string, bool>(1, "a", true));
@@ -485,6 +551,15 @@ TEST(CodecTest, MoveOnlyTypes) {
   ASSERT_TRUE(moved.ok()) << moved.status();
   EXPECT_EQ(*moved->text, "text");
   EXPECT_EQ(*moved->numbers.at(0), 5);
+
+  // A class that no other can be derived from is sent as a whole.
+  auto final = std::make_unique<Final>();
+  final->n = 1;
+  final->m = 2;
+  auto decoded_final = Decode<std::unique_ptr<Final>>(EncodeOrDie(final));
+  ASSERT_TRUE(decoded_final.ok()) << decoded_final.status();
+  EXPECT_EQ((*decoded_final)->n, 1);
+  EXPECT_EQ((*decoded_final)->m, 2);
 
   std::map<int, std::unique_ptr<int>> map;
   map[1] = std::make_unique<int>(2);

@@ -43,14 +43,15 @@ Loans::Loans(SegmentPart<kLayout> part) {
   if (part.segment == nullptr) return;
   Segment& segment = *part.segment;
   auto* const control = reinterpret_cast<Control*>(segment.data());
-  MP_CHECK(segment.size() >= sizeof(Control))
-      << "loans in a segment that holds none";
-  blocks_ = control->count;
-  MP_CHECK(blocks_ > 0 &&
-           blocks_ <= (segment.size() - sizeof(Control)) / sizeof(Block) &&
-           segment.spare_size() % blocks_ == 0)
-      << "loans in a segment that holds none";
-  range_ = segment.spare_size() / blocks_;
+  if (segment.size() < sizeof(Control)) return;
+  const uint32_t blocks = control->count;
+  if (blocks == 0 ||
+      blocks > (segment.size() - sizeof(Control)) / sizeof(Block) ||
+      segment.spare_size() % blocks != 0) {
+    return;
+  }
+  blocks_ = blocks;
+  range_ = segment.spare_size() / blocks;
   const auto mapping = std::make_shared<Mapping>();
   mapping->segment = std::move(part.segment);
   mapping->blocks.resize(blocks_);
@@ -186,7 +187,8 @@ void Loans::GiveBack(uint32_t block) {
   Block& b = At(block);
   Token self = Liveness::Self();
   if (b.owner.load(std::memory_order_relaxed) != self) return;
-  const uint64_t reserved = b.reserved.load(std::memory_order_relaxed);
+  const uint64_t reserved =
+      std::min<uint64_t>(b.reserved.load(std::memory_order_relaxed), range_);
   if (reserved >= kCounted &&
       control.idle.fetch_add(reserved, std::memory_order_relaxed) + reserved >
           std::max<uint64_t>(kIdleBytes, 2 * reserved)) {

@@ -52,6 +52,10 @@ class Loans {
 
   static absl::StatusOr<Loans> Create(uint32_t blocks);
 
+  // False for what is left of a handle that did not arrive, or arrived with a
+  // segment that holds no loans.
+  bool valid() const { return control_ != nullptr; }
+
   uint32_t blocks() const { return blocks_; }
   // The most bytes that a block can have.
   size_t max_bytes() const { return range_; }

@@ -9,7 +9,6 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
-#include "mp/base/check.h"
 #include "mp/base/errno_status.h"
 #include "mp/base/file_size_limit.h"
 #include "mp/shm/liveness.h"
@@ -90,9 +89,10 @@ Ring::Ring(SegmentPart<kLayout> part) {
   if (part.segment == nullptr) return;
   Segment& segment = *part.segment;
   const size_t capacity = segment.ring_size() / kBlock;
-  MP_CHECK(std::has_single_bit(capacity) && capacity <= kMaxCapacity / kBlock &&
-           segment.size() >= sizeof(Control))
-      << "a ring in a segment that holds none";
+  if (!std::has_single_bit(capacity) || capacity > kMaxCapacity / kBlock ||
+      segment.size() < sizeof(Control)) {
+    return;
+  }
   const auto mapping = std::make_shared<Mapping>();
   mapping->segment = std::move(part.segment);
   mapping_ = mapping.get();
@@ -106,8 +106,10 @@ Ring::Ring(SegmentPart<kLayout> part) {
     mapping_->sizes[regions_] = Capacity(regions_) * kBlock;
     total += mapping_->sizes[regions_];
   }
-  MP_CHECK(total - segment.ring_size() == segment.spare_size())
-      << "a ring in a segment that holds none";
+  if (total - segment.ring_size() != segment.spare_size()) {
+    mapping_ = nullptr;
+    return;
+  }
   total_blocks_ = static_cast<uint32_t>(total / kBlock);
   control_ = std::shared_ptr<Control>(
       mapping, reinterpret_cast<Control*>(segment.data()));
@@ -254,7 +256,10 @@ RingResult Ring::FindPlaceSlow(Cursor tail, uint32_t blocks,
     fresh.start.store(tail.blocks, std::memory_order_relaxed);
     fresh.next.store(kNoRegion, std::memory_order_relaxed);
     control.grown.store(1, std::memory_order_relaxed);
-    if (!Reserve(region, 0, blocks)) return RingResult::kNoMemory;
+    if (const RingResult reserved = Reserve(region, 0, blocks);
+        reserved != RingResult::kDone) {
+      return reserved;
+    }
     control.regions[last].end.store(tail.blocks, std::memory_order_relaxed);
     // Release: who follows finds the region as it should be. So will who takes
     // over if this process dies here: a region without a record does no harm.
@@ -262,7 +267,10 @@ RingResult Ring::FindPlaceSlow(Cursor tail, uint32_t blocks,
     used_from.blocks = tail.blocks;
   }
   const size_t offset = Offset(region, tail);
-  if (!Reserve(region, offset, blocks)) return RingResult::kNoMemory;
+  if (const RingResult reserved = Reserve(region, offset, blocks);
+      reserved != RingResult::kDone) {
+    return reserved;
+  }
   std::byte* const memory = Map(region);
   if (memory == nullptr) return RingResult::kNoMemory;
   SetProducers(region, used_from);
@@ -270,12 +278,14 @@ RingResult Ring::FindPlaceSlow(Cursor tail, uint32_t blocks,
   return RingResult::kDone;
 }
 
-bool Ring::Reserve(uint32_t region, size_t offset, uint32_t blocks) {
+RingResult Ring::Reserve(uint32_t region, size_t offset, uint32_t blocks) {
   Region& r = control_->regions[region];
-  if (HasMemory(r, offset, blocks)) return true;
-  r.holds_memory.store(1, std::memory_order_relaxed);
+  if (HasMemory(r, offset, blocks)) return RingResult::kDone;
   const uint64_t capacity = Capacity(region);
   const uint64_t reserved = r.reserved.load(std::memory_order_relaxed);
+  // The first region has all of its memory from the beginning.
+  if (region == 0 || reserved >= capacity) return RingResult::kCorrupted;
+  r.holds_memory.store(1, std::memory_order_relaxed);
   // A quarter more than there is, so that there are not too many pieces.
   const uint64_t wanted = std::max<uint64_t>(
       offset + blocks, reserved + reserved / 4 + kPieceBlocks);
@@ -285,11 +295,11 @@ bool Ring::Reserve(uint32_t region, size_t offset, uint32_t blocks) {
           SpareOffset(region) + reserved * kBlock, (now - reserved) * kBlock);
       !status.ok()) {
     last_memory_error = std::move(status);
-    return false;
+    return RingResult::kNoMemory;
   }
   r.reserved.store(now == capacity ? kAll : static_cast<uint32_t>(now),
                    std::memory_order_relaxed);
-  return true;
+  return RingResult::kDone;
 }
 
 size_t Ring::SpareOffset(uint32_t region) const {

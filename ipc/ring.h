@@ -286,7 +286,8 @@ class Ring {
   // Ready while there is a record, or the ring is closed.
   WaitSource wait_source() const;
 
-  // False for what is left of a handle that did not arrive.
+  // False for what is left of a handle that did not arrive, or arrived with a
+  // segment that holds no ring.
   bool valid() const { return control_ != nullptr; }
 
   // No more puts: they fail, also those that wait. Gets go on until no record
@@ -557,8 +558,8 @@ class Ring {
   }
   // Of a region, with memory.
   size_t ReservedBytes(uint32_t region) const;
-  // Gives memory to a place in a region. False with LastMemoryError().
-  bool Reserve(uint32_t region, size_t offset, uint32_t blocks);
+  // Gives memory to a place in a region. kNoMemory with LastMemoryError().
+  RingResult Reserve(uint32_t region, size_t offset, uint32_t blocks);
   // Where the region begins among the segment's spare bytes.
   size_t SpareOffset(uint32_t region) const;
   // Where a region is in this process; null with LastMemoryError().

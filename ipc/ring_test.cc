@@ -21,15 +21,18 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "mp/base/deadline.h"
 #include "mp/shm/adaptive_spin.h"
+#include "mp/shm/handle.h"
 #include "mp/shm/liveness.h"
 #include "mp/shm/park.h"
 #include "mp/shm/platform.h"
+#include "mp/shm/segment.h"
 #include "mp/testing/child.h"
 #include "mp/testing/process_test.h"
 #include "mp/testing/shared_page.h"
@@ -66,6 +69,10 @@ struct RingTestPeer {
   static std::span<std::byte> Memory(Ring& ring) {
     return {ring.mapping_->regions[0].load(), ring.capacity_blocks_ * kBlock};
   }
+  static void SetReserved(Ring& ring, uint32_t region, uint32_t blocks) {
+    ring.control_->regions[region].reserved = blocks;
+  }
+  static constexpr uint64_t kLayout = Ring::kLayout;
 };
 
 namespace {
@@ -841,6 +848,57 @@ TEST_F(RingTest, CorruptedCursor) {
     EXPECT_EQ(Get(ring, &record, kInfinite), RingResult::kCorrupted);
     EXPECT_EQ(Put(ring, "x", kInfinite), RingResult::kCorrupted);
   }
+}
+
+// The first region has its memory from the beginning, others have so much at
+// most as they are large. Found by frame_fuzzer.
+TEST_F(RingTest, CorruptedReservation) {
+  Ring ring = MakeRing();
+  RingTestPeer::SetReserved(ring, 0, 0);
+  EXPECT_EQ(Put(ring, "x"), RingResult::kCorrupted);
+
+  absl::StatusOr<Ring> growing =
+      Ring::Create({.name = "ring-test",
+                    .capacity_bytes = 1,
+                    .growth = RingGrowth::kUnlimited});
+  ASSERT_OK(growing);
+  const size_t capacity = Capacity(MakeRing());
+  // Goes into the second region, then over its end.
+  ASSERT_EQ(Put(*growing, std::string(3 * capacity, 'x')), RingResult::kDone);
+  ASSERT_EQ(Put(*growing, "y"), RingResult::kDone);
+  ASSERT_EQ(TryGet(*growing), std::string(3 * capacity, 'x'));
+  RingTestPeer::SetReserved(*growing, 1,
+                            static_cast<uint32_t>(4 * capacity / kBlock) + 1);
+  EXPECT_EQ(Put(*growing, std::string(2 * capacity, 'z')),
+            RingResult::kCorrupted);
+}
+
+// Its layout says that it does. Found by codec_fuzzer.
+TEST_F(RingTest, SegmentThatHoldsNoRing) {
+  const size_t page = Capacity(MakeRing());
+  const SegmentOptions right = {.name = "ring-test",
+                                .layout = RingTestPeer::kLayout,
+                                .size = page,
+                                .ring_size = page,
+                                .spare_size = 0};
+  const auto is_ring = [](const SegmentOptions& options) {
+    const Ring ring = HandleAccess::FromParts<Ring>(
+        SegmentPart<RingTestPeer::kLayout>{*Segment::Create(options)});
+    return ring.valid();
+  };
+  EXPECT_TRUE(is_ring(right));
+  SegmentOptions wrong = right;
+  wrong.size = 1;
+  wrong.ring_size = 0;
+  EXPECT_FALSE(is_ring(wrong));
+  wrong = right;
+  wrong.ring_size = 3 * page;
+  EXPECT_FALSE(is_ring(wrong));
+  wrong = right;
+  wrong.spare_size = page;
+  EXPECT_FALSE(is_ring(wrong));
+  wrong.spare_size = 4 * page;
+  EXPECT_TRUE(is_ring(wrong));
 }
 
 TEST_F(RingTest, GarbageGivesNoCrash) {

@@ -12,7 +12,9 @@
 // The constructor takes what parts() returns: anything that can be sent; a
 // std::shared_ptr to an object in shared memory (mp/shm/slab.h), which arrives
 // as one to the same object; or what is below. After an error at the receiver
-// parts may be empty.
+// parts may be empty. A handle whose parts may contradict themselves is made of
+// nothing then, and says so by `bool valid() const`, which is an error of the
+// message.
 
 #ifndef MP_SHM_HANDLE_H_
 #define MP_SHM_HANDLE_H_
@@ -52,6 +54,10 @@ struct HandleAccess {
   static auto FromParts(Part&&... parts)
       -> decltype(H(std::forward<Part>(parts)...)) {
     return H(std::forward<Part>(parts)...);
+  }
+  template <class H>
+  static auto Valid(const H& handle) -> decltype(handle.valid()) {
+    return handle.valid();
   }
 };
 

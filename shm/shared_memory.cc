@@ -112,7 +112,9 @@ SharedMemory::parts() const {
 
 SharedMemory::SharedMemory(SegmentPart<kLayout> part, std::string name) {
   if (part.segment == nullptr) return;
-  *this = ValueOrDie(FromSegment(std::move(part.segment), std::move(name)));
+  absl::StatusOr<SharedMemory> memory =
+      FromSegment(std::move(part.segment), std::move(name));
+  if (memory.ok()) *this = *std::move(memory);
 }
 
 std::span<std::byte> SharedMemory::bytes() const {

@@ -114,6 +114,7 @@ class SharedMemory {
   friend struct HandleAccess;
   std::tuple<SegmentPart<kLayout>, std::string> parts() const;
   SharedMemory(SegmentPart<kLayout> part, std::string name);
+  bool valid() const { return block_ != nullptr; }
 
   std::shared_ptr<Block> block_;
 };

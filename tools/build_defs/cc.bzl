@@ -99,3 +99,55 @@ def mp_cc_benchmark(
         target_compatible_with = _LINUX,
         deps = ["//tools/build_defs:benchmark_smoke_main"],
     )
+
+def mp_cc_fuzz_test(
+        name,
+        srcs,
+        corpus,
+        deps = [],
+        size = "small",
+        tags = [],
+        **kwargs):
+    """A fuzzer for libFuzzer, and a test that runs it over its corpus.
+
+    Args:
+      name: the fuzzer, built only when it is asked for, and with Clang:
+        `tools/bazel build --config=fuzz <label>`. `<name>_replay` is the test,
+        which any compiler builds, in every configuration; given other files as
+        arguments it runs these as well.
+      srcs: define LLVMFuzzerTestOneInput, which aborts when it finds a bug.
+      corpus: files, each one input; at least one.
+      deps: what the sources include.
+      size: of the test.
+      tags: of both. They get "fuzz" as well.
+      **kwargs: as for cc_library.
+    """
+    if not corpus:
+        fail("%s: the corpus is empty: nothing would be tested" % name)
+    input = name + "_input"
+    cc_library(
+        name = input,
+        testonly = True,
+        srcs = srcs,
+        # Nothing in it is referred to before libFuzzer or the replayer is.
+        alwayslink = True,
+        deps = deps,
+        **_common(kwargs)
+    )
+    cc_binary(
+        name = name,
+        testonly = True,
+        linkopts = ["-fsanitize=fuzzer"],
+        tags = tags + ["fuzz", "manual"],
+        target_compatible_with = _LINUX,
+        deps = [":" + input],
+    )
+    cc_test(
+        name = name + "_replay",
+        size = size,
+        args = ["$(rootpath %s)" % file for file in corpus],
+        data = corpus,
+        tags = tags + ["fuzz"],
+        target_compatible_with = _LINUX,
+        deps = [":" + input, "//tools/build_defs:fuzz_replay_main"],
+    )

@@ -53,7 +53,7 @@ bool IsBuildFile(std::string_view path) {
 
 bool IsTest(std::string_view path) {
   static constexpr std::string_view kEnds[] = {
-      "_test.cc",      "_test_util.h",      "_test_util.cc",
+      "_test.cc",      "_test_util.h",      "_test_util.cc",     "_fuzzer.cc",
       "_benchmark.cc", "_benchmark_util.h", "_benchmark_util.cc"};
   return std::any_of(
       std::begin(kEnds), std::end(kEnds),

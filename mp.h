@@ -4,9 +4,12 @@
 #ifndef MP_MP_H_
 #define MP_MP_H_
 
+#include "mp/ipc/address.h"
+#include "mp/ipc/client.h"
 #include "mp/ipc/codec.h"
 #include "mp/ipc/connection.h"
 #include "mp/ipc/joinable_queue.h"
+#include "mp/ipc/listener.h"
 #include "mp/ipc/pipe.h"
 #include "mp/ipc/queue.h"
 #include "mp/ipc/simple_queue.h"

@@ -46,6 +46,8 @@ absl::Status NoRoomForDescriptors();
 class DescriptorSockets {
  public:
   static absl::StatusOr<DescriptorSockets> Create();
+  // None: where descriptors cannot go.
+  DescriptorSockets() = default;
   // Of one that has both.
   std::pair<DescriptorSockets, DescriptorSockets> Split() const {
     return {{own_, std::nullopt}, {*other_, std::nullopt}};
@@ -115,13 +117,18 @@ class Carrier<T, true> {
     if (!sockets.ok()) return sockets.status();
     return Carrier(*std::move(sockets));
   }
-  Carrier(DescriptorSockets sockets)  // NOLINT: from its part
+  Carrier() = default;                // where descriptors cannot go
+  Carrier(DescriptorSockets sockets)  // NOLINT: from a half
       : sockets_(std::move(sockets)) {}
+  Carrier(std::optional<DescriptorSockets> part)  // NOLINT: from its part
+      : sockets_(std::move(part).value_or(DescriptorSockets())) {}
   std::pair<Carrier, Carrier> Split() const { return sockets_.Split(); }
   const std::shared_ptr<const UniqueFd>& socket() const {
     return sockets_.own();
   }
-  std::tuple<DescriptorSockets> parts() const { return {sockets_}; }
+  std::tuple<std::optional<DescriptorSockets>> parts() const {
+    return {sockets_.own() == nullptr ? std::nullopt : std::optional(sockets_)};
+  }
 
   static size_t Size(const T& value) { return kHead + EncodedSize(value); }
   FillResult Write(Ring& ring, const T& value, std::span<std::byte> to,

@@ -1,4 +1,6 @@
-// Connection: one end of a pipe between processes (mp/ipc/pipe.h).
+// Connection: one end of a pipe between processes (mp/ipc/pipe.h), or of a
+// socket between programs (mp/ipc/listener.h, which says what is different
+// there).
 //
 //   auto [ours, theirs] = mp::Pipe<std::string>();
 //   mp::Process worker([theirs = theirs]() mutable {
@@ -87,6 +89,7 @@
 #include <tuple>
 #include <utility>
 
+#include "absl/base/attributes.h"
 #include "absl/base/optimization.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -97,10 +100,15 @@
 #include "mp/ipc/codec.h"
 #include "mp/ipc/pipe_end.h"
 #include "mp/ipc/ring.h"
+#include "mp/ipc/socket_end.h"
 #include "mp/shm/handle.h"
 #include "mp/shm/wait_source.h"
 
 namespace mp {
+
+namespace ipc_internal {
+struct SocketConnection;
+}  // namespace ipc_internal
 
 template <class T>
 class Connection {
@@ -112,6 +120,9 @@ class Connection {
   // Zero or less tries once without waiting, with the error DeadlineExceeded.
   absl::Status Send(const T& message,
                     absl::Duration timeout = absl::InfiniteDuration()) {
+    if (ABSL_PREDICT_FALSE(end_ == nullptr)) {
+      return SendToSocket(message, timeout);
+    }
     return end_->Send(
         kType, Carrier::Size(message),
         [&](ipc_internal::Ring& out, std::span<std::byte> to,
@@ -121,6 +132,7 @@ class Connection {
         Deadline::After(timeout));
   }
   absl::StatusOr<T> Recv(absl::Duration timeout = absl::InfiniteDuration()) {
+    if (ABSL_PREDICT_FALSE(end_ == nullptr)) return RecvFromSocket(timeout);
     absl::StatusOr<T> message;
     uint64_t serial = 0;
     absl::Status error = end_->Recv(
@@ -156,7 +168,8 @@ class Connection {
   // Waits until Recv would not: there is a message, or the end of the file.
   // False if the timeout passed first; zero or less looks once. Takes nothing.
   absl::StatusOr<bool> Poll(absl::Duration timeout = absl::ZeroDuration()) {
-    return end_->Poll(Deadline::After(timeout));
+    return end_ != nullptr ? end_->Poll(Deadline::After(timeout))
+                           : socket_end_->Poll(Deadline::After(timeout));
   }
 
   // A descriptor for poll(), epoll and the like: readable, and POLLIN, while
@@ -166,20 +179,28 @@ class Connection {
   // It remains the connection's; neither read nor write it. From the first call
   // on, each message to this end costs its sender a system call. A thread that
   // is in poll() with it keeps the end open until it returns.
-  absl::StatusOr<int> fileno() { return end_->fileno(); }
+  absl::StatusOr<int> fileno() {
+    return end_ != nullptr ? end_->fileno() : socket_end_->fileno();
+  }
 
   // Gives up this process's end, with all its copies here, as does the
   // destruction of the last copy. Closing twice is fine. The number of the
   // descriptor remains taken until the last copy goes.
-  void Close() { end_->Close(); }
-  bool closed() const { return end_->closed(); }
+  void Close() { end_ != nullptr ? end_->Close() : socket_end_->Close(); }
+  bool closed() const {
+    return end_ != nullptr ? end_->closed() : socket_end_->closed();
+  }
 
   // The directions of this end.
-  bool readable() const { return end_->in().has_value(); }
-  bool writable() const { return end_->out().has_value(); }
+  bool readable() const { return end_ == nullptr || end_->in().has_value(); }
+  bool writable() const { return end_ == nullptr || end_->out().has_value(); }
 
   // Whether both are handles of the same end.
   friend bool operator==(const Connection& a, const Connection& b) {
+    if (a.end_ == nullptr || b.end_ == nullptr) {
+      return a.end_ == b.end_ &&
+             a.socket_end_->state() == b.socket_end_->state();
+    }
     return a.end_->in() == b.end_->in() && a.end_->out() == b.end_->out();
   }
 
@@ -189,6 +210,7 @@ class Connection {
       bool duplex);
   friend struct HandleAccess;
   friend struct WaitAccess;
+  friend struct ipc_internal::SocketConnection;
   using Carrier = ipc_internal::Carrier<T>;
 
   static constexpr uint32_t kType = ipc_internal::TypeMark<T>();
@@ -197,45 +219,100 @@ class Connection {
       : end_(std::move(end)), carrier_(std::move(carrier)) {
     end_->SetCarrier(carrier_.socket());
   }
+  explicit Connection(std::shared_ptr<ipc_internal::SocketEnd> end)
+      : socket_end_(std::move(end)) {}
+
+  using SocketPart = std::optional<std::shared_ptr<ipc_internal::SocketState>>;
   Connection(std::optional<ipc_internal::Ring> in,
              std::optional<ipc_internal::Ring> out, DescriptorPart socket,
-             Carrier carrier = {})
-      : Connection(std::make_shared<ipc_internal::PipeEnd>(
-                       std::move(in), std::move(out), std::move(socket.fd)),
-                   std::move(carrier)) {}
+             SocketPart state, Carrier carrier = {})
+      : carrier_(std::move(carrier)) {
+    if (state.has_value() && *state != nullptr) {
+      socket_end_ = std::make_shared<ipc_internal::SocketEnd>(
+          std::move(socket.fd), *std::move(state));
+    } else {
+      end_ = std::make_shared<ipc_internal::PipeEnd>(
+          std::move(in), std::move(out), std::move(socket.fd));
+      end_->SetCarrier(carrier_.socket());
+    }
+  }
   auto parts() const {
+    using Rings = std::optional<ipc_internal::Ring>;
     return std::tuple_cat(
-        std::tuple(end_->in(), end_->out(), DescriptorPart{end_->socket()}),
+        end_ != nullptr
+            ? std::tuple(end_->in(), end_->out(),
+                         DescriptorPart{end_->socket()}, SocketPart())
+            : std::tuple(Rings(), Rings(),
+                         DescriptorPart{socket_end_->socket()},
+                         SocketPart(socket_end_->state())),
         carrier_.parts());
   }
   WaitSource wait_source() const {
-    return ipc_internal::PipeEnd::ToWaitSource(end_);
+    return end_ != nullptr || socket_end_ == nullptr
+               ? ipc_internal::PipeEnd::ToWaitSource(end_)
+               : ipc_internal::SocketEnd::ToWaitSource(socket_end_);
   }
+
+  // Apart from the others, which must remain quick.
+  absl::Status SendToSocket(const T& message, absl::Duration timeout);
+  absl::StatusOr<T> RecvFromSocket(absl::Duration timeout);
 
   // Calls `use` with a raw message of at most `maxlength` bytes.
   template <class Use>
   absl::Status RecvRaw(size_t maxlength, Use use, absl::Duration timeout) {
-    return end_->Recv(
-        ipc_internal::kRawBytes,
-        [maxlength, &use](std::span<const std::byte> bytes) {
-          if (bytes.size() > maxlength) {
-            return ipc_internal::TooLong(bytes.size(), maxlength);
-          }
-          use(bytes);
-          return absl::OkStatus();
-        },
-        Deadline::After(timeout));
+    const auto take = [maxlength, &use](std::span<const std::byte> bytes) {
+      if (bytes.size() > maxlength) {
+        return ipc_internal::TooLong(bytes.size(), maxlength);
+      }
+      use(bytes);
+      return absl::OkStatus();
+    };
+    return end_ != nullptr
+               ? end_->Recv(ipc_internal::kRawBytes, take,
+                            Deadline::After(timeout))
+               : socket_end_->RecvBytes(take, Deadline::After(timeout));
   }
 
+  // One of the two, the other one is null.
   std::shared_ptr<ipc_internal::PipeEnd> end_;
+  std::shared_ptr<ipc_internal::SocketEnd> socket_end_;
   [[no_unique_address]] Carrier carrier_;
 };
 
 // ---- implementation ----
 
 template <class T>
+ABSL_ATTRIBUTE_NOINLINE absl::Status Connection<T>::SendToSocket(
+    const T& message, absl::Duration timeout) {
+  return socket_end_->Send(
+      kType, EncodedSize(message),
+      [&message](std::span<std::byte> to) {
+        return ipc_internal::WithoutDescriptors(Encode(message, to));
+      },
+      Deadline::After(timeout));
+}
+
+template <class T>
+ABSL_ATTRIBUTE_NOINLINE absl::StatusOr<T> Connection<T>::RecvFromSocket(
+    absl::Duration timeout) {
+  absl::StatusOr<T> message;
+  absl::Status error = socket_end_->Recv(
+      kType,
+      [&message](std::span<const std::byte> bytes) {
+        message = Decode<T>(bytes);
+        return absl::OkStatus();
+      },
+      Deadline::After(timeout));
+  if (!error.ok()) return error;
+  return message;
+}
+
+template <class T>
 absl::Status Connection<T>::SendBytes(std::span<const std::byte> bytes,
                                       absl::Duration timeout) {
+  if (end_ == nullptr) {
+    return socket_end_->SendBytes(bytes, Deadline::After(timeout));
+  }
   return end_->Send(
       ipc_internal::kRawBytes, bytes.size(),
       [bytes](ipc_internal::Ring&, std::span<std::byte> to, absl::Status&) {
@@ -275,6 +352,17 @@ absl::StatusOr<size_t> Connection<T>::RecvBytesInto(std::span<std::byte> buffer,
   return size;
 }
 
+namespace ipc_internal {
+
+// For who has made a socket.
+struct SocketConnection {
+  template <class T>
+  static Connection<T> Make(std::shared_ptr<SocketEnd> end) {
+    return Connection<T>(std::move(end));
+  }
+};
+
+}  // namespace ipc_internal
 }  // namespace mp
 
 #endif  // MP_IPC_CONNECTION_H_

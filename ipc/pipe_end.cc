@@ -24,7 +24,8 @@ constexpr size_t kFirstBytes = size_t{4} << 10;
 constexpr size_t kLargeBytes = size_t{64} << 10;
 
 // A process is certified dead a little before the kernel closes its sockets.
-constexpr int kMillisFromDeathToHangup = 10;
+// More on a machine that is overloaded.
+constexpr int kMillisFromDeathToHangup = 50;
 
 absl::Status Closed() {
   return absl::FailedPreconditionError("the connection is closed");

@@ -335,7 +335,8 @@ absl::Status Waiter::UseEntries() {
       return At(i, absl::InvalidArgumentError(absl::StrCat(
                        "descriptor ", entries_[k].fd, " is not open")));
     }
-    if (kind(i) == nullptr || (events & (POLLHUP | POLLERR)) != 0) {
+    if (kind(i) == nullptr || (events & (POLLHUP | POLLERR)) != 0 ||
+        kind(i)->descriptor->make_unreadable == nullptr) {
       item.ready = true;
     } else if (!item.ready) {
       item.ready = IsReady(i);  // since the last look
@@ -433,7 +434,7 @@ absl::StatusOr<bool> Waiter::PrepareConnections() {
     // It may have been closed, and its descriptor be something else.
     if (absl::Status error = Check(i); !error.ok()) return error;
     const WaitSource::Descriptor& descriptor = *kind(i)->descriptor;
-    if (items_[i].ready ||
+    if (items_[i].ready || descriptor.make_unreadable == nullptr ||
         (!items_[i].readable && !descriptor.may_be_readable(object(i)))) {
       continue;
     }

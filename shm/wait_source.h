@@ -32,6 +32,7 @@ struct WaitSource {
     int (*fd)(void* object);
     // False if it has certainly not hung up. Makes no system call as a rule.
     bool (*may_have_hung_up)(void* object);
+    // The other two are null if the object is ready whenever that is readable.
     // Whether it is probably readable.
     bool (*may_be_readable)(void* object);
     // Makes it unreadable, unless the object is ready: returns whether it is.

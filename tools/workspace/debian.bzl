@@ -45,6 +45,11 @@ def mp_debian_repositories():
     )
     _maybe(
         _local_mirror,
+        "boringssl",
+        path = "third_party/system/boringssl",
+    )
+    _maybe(
+        _local_mirror,
         "google_benchmark",
         path = "third_party/system/google_benchmark",
     )

@@ -370,7 +370,7 @@ void UseRing(Ring& ring, HostileMemory& memory, FuzzInput& input) {
       break;
     case 7:
       ring.WhileNoGet([] {}, kNow);
-      ring.LowerSignal([] {});
+      ring.LowerSignal([] {}, kNow);
       break;
     case 8:
       ring.Leave();

@@ -199,7 +199,9 @@ class Connection {
   friend bool operator==(const Connection& a, const Connection& b) {
     if (a.end_ == nullptr || b.end_ == nullptr) {
       return a.end_ == b.end_ &&
-             a.socket_end_->state() == b.socket_end_->state();
+             (a.socket_end_ == b.socket_end_ ||
+              (a.socket_end_ != nullptr && b.socket_end_ != nullptr &&
+               a.socket_end_->state() == b.socket_end_->state()));
     }
     return a.end_->in() == b.end_->in() && a.end_->out() == b.end_->out();
   }

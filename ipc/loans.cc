@@ -27,6 +27,11 @@ absl::StatusOr<Loans> Loans::Create(uint32_t blocks) {
   // is more than enough for the rest.
   const size_t range = std::min(
       kMaxBytes, (FileSizeLimit() / 2 / blocks) & ~(WholePages(1) - 1));
+  if (range == 0) {
+    return absl::ResourceExhaustedError(absl::StrCat(
+        "the limit on the size of files (ulimit -f) of ", FileSizeLimit(),
+        " bytes leaves no room for ", blocks, " loans"));
+  }
   const size_t size = sizeof(Control) + blocks * sizeof(Block);
   absl::StatusOr<std::shared_ptr<Segment>> segment =
       Segment::Create({.name = "loans",
@@ -45,13 +50,17 @@ Loans::Loans(SegmentPart<kLayout> part) {
   auto* const control = reinterpret_cast<Control*>(segment.data());
   if (segment.size() < sizeof(Control)) return;
   const uint32_t blocks = control->count;
-  if (blocks == 0 ||
-      blocks > (segment.size() - sizeof(Control)) / sizeof(Block) ||
-      segment.spare_size() % blocks != 0) {
+  if (blocks == 0 || blocks > kMaxBlocks ||
+      blocks > (segment.size() - sizeof(Control)) / sizeof(Block)) {
+    return;
+  }
+  const size_t range = segment.spare_size() / blocks;
+  if (range == 0 || range > kMaxBytes || range != WholePages(range) ||
+      segment.spare_size() != range * blocks) {
     return;
   }
   blocks_ = blocks;
-  range_ = segment.spare_size() / blocks;
+  range_ = range;
   const auto mapping = std::make_shared<Mapping>();
   mapping->segment = std::move(part.segment);
   mapping->blocks.resize(blocks_);
@@ -65,15 +74,27 @@ Loans::Mapping::~Mapping() {
   }
 }
 
+int64_t Loans::Counted(const Block& block) const {
+  const uint64_t reserved = std::min<uint64_t>(
+      block.reserved.load(std::memory_order_relaxed), range_);
+  return reserved < kCounted ? 0 : static_cast<int64_t>(reserved);
+}
+
 bool Loans::TryTake(uint32_t block) {
-  std::atomic<Token>& owner = At(block).owner;
+  Block& b = At(block);
   Token nobody = kNoToken;
   // Acquire: pairs with the release in GiveBack(). What the last owner did with
   // the memory, also in this process, has happened.
-  return owner.load(std::memory_order_relaxed) == kNoToken &&
-         owner.compare_exchange_strong(nobody, Liveness::Self(),
+  if (b.owner.load(std::memory_order_relaxed) != kNoToken ||
+      !b.owner.compare_exchange_strong(nobody, Liveness::Self(),
                                        std::memory_order_acquire,
-                                       std::memory_order_relaxed);
+                                       std::memory_order_relaxed)) {
+    return false;
+  }
+  if (const int64_t counted = Counted(b); counted != 0) {
+    control_->idle.fetch_sub(counted, std::memory_order_relaxed);
+  }
+  return true;
 }
 
 uint32_t Loans::TakeFree(size_t bytes) {
@@ -111,7 +132,9 @@ absl::StatusOr<uint32_t> Loans::Take(size_t bytes, Deadline deadline,
     block = TakeFree(bytes);
     if (block < blocks_) break;
     // The dead have no need of their memory, so it comes before new one.
-    if (Collect(mark, settled)) continue;
+    const absl::StatusOr<bool> collected = Collect(mark, settled);
+    if (!collected.ok()) return collected.status();
+    if (*collected) continue;
     block = TakeAnyFree();
     if (block < blocks_ || (waited && deadline.Expired())) break;
     waited = true;
@@ -143,17 +166,14 @@ void Loans::WakeAll() {
 absl::Status Loans::Reserve(uint32_t block, size_t bytes) {
   Block& b = At(block);
   const uint64_t before = b.reserved.load(std::memory_order_relaxed);
-  if (before >= kCounted) {  // no longer idle
-    control_->idle.fetch_sub(before, std::memory_order_relaxed);
-  }
   const size_t wanted = WholePages(bytes);
   if (before >= wanted) return absl::OkStatus();
   if (absl::Status status = mapping_->segment->ReserveSpare(
           Offset(block) + before, wanted - before);
       !status.ok()) {
-    if (before >= kCounted) {
-      control_->idle.fetch_add(before, std::memory_order_relaxed);
-    }
+    // It may have got a part.
+    mapping_->segment->DiscardSpare(Offset(block) + before, wanted - before)
+        .IgnoreError();
     return status;
   }
   b.reserved.store(wanted, std::memory_order_relaxed);
@@ -176,8 +196,13 @@ absl::StatusOr<std::byte*> Loans::Map(uint32_t block, size_t bytes) {
     absl::StatusOr<std::byte*> base =
         mapping_->segment->MapSpare(Offset(block), size);
     if (!base.ok()) return base.status();
-    if (entry.base != nullptr) Segment::Unmap(entry.base, entry.size);
-    entry = {.base = *base, .size = size};
+    // In this order: a child that is forked in between uses what it finds.
+    const Mapping::Entry old = entry;
+    entry.base = *base;
+    std::atomic_signal_fence(std::memory_order_seq_cst);
+    entry.size = size;
+    std::atomic_signal_fence(std::memory_order_seq_cst);
+    if (old.base != nullptr) Segment::Unmap(old.base, old.size);
   }
   return entry.base;
 }
@@ -187,16 +212,15 @@ void Loans::GiveBack(uint32_t block) {
   Block& b = At(block);
   Token self = Liveness::Self();
   if (b.owner.load(std::memory_order_relaxed) != self) return;
-  const uint64_t reserved =
-      std::min<uint64_t>(b.reserved.load(std::memory_order_relaxed), range_);
-  if (reserved >= kCounted &&
-      control.idle.fetch_add(reserved, std::memory_order_relaxed) + reserved >
-          std::max<uint64_t>(kIdleBytes, 2 * reserved)) {
-    control.idle.fetch_sub(reserved, std::memory_order_relaxed);
+  if (const int64_t counted = Counted(b);
+      counted != 0 &&
+      control.idle.fetch_add(counted, std::memory_order_relaxed) + counted >
+          std::max<int64_t>(kIdleBytes, 2 * counted)) {
+    control.idle.fetch_sub(counted, std::memory_order_relaxed);
     // In this order: nobody is to rely on memory that is about to go. If it
     // does not go, it is there, unused, until the block grows again.
     b.reserved.store(0, std::memory_order_relaxed);
-    mapping_->segment->DiscardSpare(Offset(block), reserved).IgnoreError();
+    mapping_->segment->DiscardSpare(Offset(block), range_).IgnoreError();
   }
   // Release: pairs with the acquire in TryTake().
   if (b.owner.compare_exchange_strong(self, kNoToken, std::memory_order_release,
@@ -206,7 +230,8 @@ void Loans::GiveBack(uint32_t block) {
   }
 }
 
-bool Loans::Collect(MarkOnTheWay mark, std::vector<Token>& settled) {
+absl::StatusOr<bool> Loans::Collect(MarkOnTheWay mark,
+                                    std::vector<Token>& settled) {
   // Before the marking: whose block is not on the way then, although it was its
   // owner's before and still is, has died with it. Nobody can take or receive
   // such a block, so it does not matter how long ago that was.
@@ -220,26 +245,38 @@ bool Loans::Collect(MarkOnTheWay mark, std::vector<Token>& settled) {
   }
   if (!dead) return false;
   std::vector<bool> on_the_way(blocks_, false);
-  if (!mark(on_the_way)) {
+  const Marked marked = mark(on_the_way);
+  if (marked == Marked::kCorrupted) {
+    return absl::DataLossError("what is on the way cannot be told");
+  }
+  if (marked == Marked::kBusy) {
     settled.assign(blocks_, kNoToken);
     return false;
   }
   bool freed = false;
-  uint64_t idle = 0;
   for (uint32_t i = 0; i < blocks_; ++i) {
+    if (settled[i] == kNoToken || on_the_way[i]) continue;
     Block& block = At(i);
-    if (settled[i] != kNoToken && !on_the_way[i]) {
-      // Release: as in GiveBack(), for the dead one, whose last stores IsDead()
-      // has made visible here.
-      freed |= block.owner.compare_exchange_strong(settled[i], kNoToken,
-                                                   std::memory_order_acq_rel,
-                                                   std::memory_order_relaxed);
-      settled[i] = kNoToken;
+    // Through this process, so that it is given back like any other. Acquire:
+    // IsDead() has made visible what the dead one stored last.
+    if (block.owner.compare_exchange_strong(settled[i], Liveness::Self(),
+                                            std::memory_order_acquire,
+                                            std::memory_order_relaxed)) {
+      // What it may have reserved and not said, or not have given back.
+      const size_t reserved = WholePages(std::min<uint64_t>(
+          block.reserved.load(std::memory_order_relaxed), range_));
+      mapping_->segment->DiscardSpare(Offset(i) + reserved, range_ - reserved)
+          .IgnoreError();
+      GiveBack(i);
+      freed = true;
     }
-    const uint64_t reserved = block.reserved.load(std::memory_order_relaxed);
-    if (reserved >= kCounted &&
-        block.owner.load(std::memory_order_relaxed) == kNoToken) {
-      idle += reserved;
+    settled[i] = kNoToken;
+  }
+  int64_t idle = 0;
+  for (uint32_t i = 0; i < blocks_; ++i) {
+    const Block& block = At(i);
+    if (block.owner.load(std::memory_order_relaxed) == kNoToken) {
+      idle += Counted(block);
     }
   }
   control_->idle.store(idle, std::memory_order_relaxed);

@@ -61,13 +61,18 @@ class Loans {
   size_t max_bytes() const { return range_; }
 
   // Sets the bit of each block that is on the way, while none can be sent or
-  // received. False if that was not possible now.
-  using MarkOnTheWay = absl::FunctionRef<bool(std::vector<bool>&)>;
+  // received.
+  enum class Marked {
+    kAll,
+    kBusy,       // that was not possible now
+    kCorrupted,  // nor will it be
+  };
+  using MarkOnTheWay = absl::FunctionRef<Marked(std::vector<bool>&)>;
 
   // Takes a block with memory for that many bytes, at most max_bytes(): waits
   // until one is free, or `give_up()`, after whose change somebody calls
-  // WakeAll(). Errors: DeadlineExceeded; Cancelled after `give_up()`;
-  // ResourceExhausted naming the system call.
+  // WakeAll(). Errors: DeadlineExceeded; Cancelled after `give_up()`; DataLoss
+  // as `mark` says; ResourceExhausted naming the system call.
   absl::StatusOr<uint32_t> Take(size_t bytes, Deadline deadline,
                                 absl::FunctionRef<bool()> give_up,
                                 MarkOnTheWay mark);
@@ -76,11 +81,6 @@ class Loans {
   // For the receiver, under the ring's lock, before the record goes.
   void Receive(uint32_t block) {
     At(block).owner.store(Liveness::Self(), std::memory_order_relaxed);
-  }
-
-  // Whether this very process has the block: not if it was its parent.
-  bool IsOwn(uint32_t block) const {
-    return At(block).owner.load(std::memory_order_relaxed) == Liveness::Self();
   }
 
   // Where a block is in this process, which has it or is about to receive it.
@@ -109,13 +109,14 @@ class Loans {
   };
   struct alignas(64) Control {
     uint32_t count = 0;
-    // The memory of free blocks of kCounted bytes or more. Deaths make it
-    // wrong; it is counted anew when blocks of the dead are collected.
-    std::atomic<uint64_t> idle{0};
+    // About the memory of free blocks of kCounted bytes or more. Deaths make it
+    // wrong; it is counted anew when blocks of the dead are collected, which
+    // may be wrong by what others do meanwhile. Hence signed.
+    std::atomic<int64_t> idle{0};
     BasicGate<KernelPlatform> freed;
     AdaptiveSpin<KernelPlatform, kSpinForPartner> spin;
   };  // and then the blocks
-  static constexpr size_t kCounted = size_t{1} << 20;
+  static constexpr size_t kCounted = size_t{64} << 10;
 
   static constexpr uint64_t kLayout =
       LayoutFingerprint("loans", 1, sizeof(Block));
@@ -141,6 +142,8 @@ class Loans {
   Block& At(uint32_t block) const {
     return reinterpret_cast<Block*>(control_.get() + 1)[block];
   }
+  // What counts as idle of a free block.
+  int64_t Counted(const Block& block) const;
   // Tries to make the block this process's.
   bool TryTake(uint32_t block);
   // A free block that has become this process's, with that much memory, or with
@@ -151,7 +154,7 @@ class Loans {
   absl::Status Reserve(uint32_t block, size_t bytes);
   // Frees what the dead have left. Whether that was anything. `settled` says
   // for each block who is known to be dead and has it on the way.
-  bool Collect(MarkOnTheWay mark, std::vector<Token>& settled);
+  absl::StatusOr<bool> Collect(MarkOnTheWay mark, std::vector<Token>& settled);
   // For who waits: lists the owners; false if one is dead that is not settled.
   bool WatchOwners(WatchList& list, const std::vector<Token>& settled) const;
   size_t Offset(uint32_t block) const { return size_t{block} * range_; }
@@ -169,14 +172,18 @@ class Loan {
   Loan() = default;
   // Of a block that this process has taken or received.
   Loan(Loans loans, uint32_t block, std::byte* data, size_t size)
-      : loans_(std::move(loans)), block_(block), data_(data), size_(size) {}
+      : loans_(std::move(loans)),
+        owner_(Liveness::Self()),
+        block_(block),
+        data_(data),
+        size_(size) {}
   Loan(Loan&& other) noexcept { Swap(other); }
   Loan& operator=(Loan&& other) noexcept {
     Loan(std::move(other)).Swap(*this);
     return *this;
   }
   ~Loan() {
-    if (data_ != nullptr) loans_->GiveBack(block_);
+    if (data_ != nullptr && IsOwn()) loans_->GiveBack(block_);
   }
 
   bool empty() const { return data_ == nullptr; }
@@ -184,20 +191,23 @@ class Loan {
   std::byte* data() const { return data_; }
   size_t size() const { return size_; }
   void Shrink(size_t size) { size_ = size; }
-  // False in a process that has inherited it.
-  bool IsOwn() const { return loans_->IsOwn(block_); }
+  // False in a process that has inherited it, which may have the block by now
+  // in its own right.
+  bool IsOwn() const { return owner_ == Liveness::Self(); }
   // The block has been sent.
   void Forget() { data_ = nullptr; }
 
  private:
   void Swap(Loan& other) noexcept {
     std::swap(loans_, other.loans_);
+    std::swap(owner_, other.owner_);
     std::swap(block_, other.block_);
     std::swap(data_, other.data_);
     std::swap(size_, other.size_);
   }
 
   std::optional<Loans> loans_;
+  Token owner_ = kNoToken;
   uint32_t block_ = 0;
   std::byte* data_ = nullptr;
   size_t size_ = 0;

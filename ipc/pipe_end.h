@@ -119,11 +119,8 @@ class PipeEnd {
     const uint32_t departures = out_->departures();
     if (ABSL_PREDICT_FALSE(closed())) return SendError();
     out_->SetProducer(Liveness::Self(), departures);
-    return absl::OkStatus();
-  }
-  // Whether there is still somebody to receive what was sent. A system call
-  // would tell for certain. It is made if nobody is known to be there.
-  absl::Status CheckSent() {
+    // A system call would tell for certain. It is made if nobody is known to be
+    // there. (Before the message goes: who gets it may leave at once.)
     const Token receiver = out_->consumer();
     if (ABSL_PREDICT_FALSE(receiver == kNoToken ||
                            Liveness::IsDead(receiver)) &&
@@ -221,13 +218,9 @@ absl::Status PipeEnd::Send(uint32_t type, size_t size, const Write& write,
       },
       deadline,
       [this](WatchList& list) { return WatchPeer(LastReceiver(), list); });
-  // Only now, when the message is on its way to who waits for it. Without
-  // anybody there, it has gone nowhere.
-  if (ABSL_PREDICT_TRUE(result == RingResult::kDone)) return CheckSent();
+  if (ABSL_PREDICT_TRUE(result == RingResult::kDone)) return absl::OkStatus();
   if (closed()) return SendError();
-  if (error.ok()) return PutError(result, size);
-  const absl::Status sent = CheckSent();  // a better reason, if that is it
-  return sent.ok() ? error : sent;
+  return error.ok() ? PutError(result, size) : error;
 }
 
 template <class Use, class Removed>

@@ -62,9 +62,9 @@
 #ifndef MP_IPC_QUEUE_H_
 #define MP_IPC_QUEUE_H_
 
-#include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <span>
 #include <tuple>
 #include <utility>
@@ -283,10 +283,25 @@ absl::StatusOr<size_t> Queue<T>::PutMany(std::span<const T> items,
   size_t size = 0;
   size_t done = 0;
   absl::Status error;
+  // What a codec throws is the caller's if nothing was put; otherwise the next
+  // call's, or the caller would not know how many were.
   const ipc_internal::RingResult result = ring_.PutMany(
-      items.size(), [&](size_t i) { return size = Carrier::Size(items[i]); },
+      items.size(),
+      [&](size_t i) {
+        try {
+          return size = Carrier::Size(items[i]);
+        } catch (...) {
+          if (i == 0) throw;
+          return std::numeric_limits<size_t>::max();  // fits nowhere
+        }
+      },
       [&](size_t i, std::byte* to, uint32_t) {
-        return carrier_.Write(ring_, items[i], std::span(to, size), error);
+        try {
+          return carrier_.Write(ring_, items[i], std::span(to, size), error);
+        } catch (...) {
+          if (i == 0) throw;
+          return ipc_internal::FillResult::kAborted;
+        }
       },
       done, Deadline::After(timeout));
   if (done > 0) return done;
@@ -310,21 +325,24 @@ absl::StatusOr<std::vector<T>> Queue<T>::GetManyUntil(size_t max,
       max,
       [&](std::span<const std::byte> record, uint32_t number) {
         if (!bad.ok()) return false;
-        if (items.size() == items.capacity()) {  // now, while it may still fail
-          items.reserve(std::max<size_t>(8, 2 * items.size()));
+        try {
+          if (!Take(record, number, accounts, item, serial,
+                    /*keep_errors=*/!items.empty())) {
+            return false;
+          }
+          if (item.ok()) {
+            items.push_back(*std::move(item));
+          } else {
+            bad = item.status();
+          }
+          return true;
+        } catch (...) {  // as in PutMany; the record stays
+          if (items.empty()) throw;
+          return false;
         }
-        return Take(record, number, accounts, item, serial,
-                    /*keep_errors=*/!items.empty());
       },
       done, deadline, ipc_internal::Ring::WatchOne{kNoToken},
-      [&] {
-        Taken(accounts, serial);
-        if (item.ok()) {
-          items.push_back(*std::move(item));
-        } else {
-          bad = item.status();
-        }
-      });
+      [&] { Taken(accounts, serial); });
   if (!items.empty()) return items;
   if (result == RingResult::kDone) return bad;
   if (result == RingResult::kAborted) return item.status();

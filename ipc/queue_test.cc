@@ -138,6 +138,44 @@ TEST_F(QueueTest, ManyWithADamagedOneAmongThem) {
   EXPECT_THAT(queue.GetMany(9), IsOkAndHolds(ElementsAre("b")));
 }
 
+// What a codec throws in the middle of many does not take the others along.
+struct Thrower {
+  int number = 0;
+};
+
+}  // namespace
+
+template <>
+struct Codec<Thrower> {
+  static size_t Size(const Thrower& t) { return EncodedSize(t.number); }
+  static void Write(const Thrower& t, Writer& writer) {
+    if (t.number == 13) throw std::runtime_error("unlucky");
+    writer.Write(t.number);
+  }
+  static Thrower Read(Reader& reader) {
+    const int number = reader.Read<int>();
+    if (number == 23) throw std::runtime_error("not now");
+    return {number};
+  }
+};
+
+namespace {
+
+TEST_F(QueueTest, ManyWithExceptions) {
+  Queue<Thrower> queue;
+  const std::vector<Thrower> items = {{1}, {13}, {2}};
+  EXPECT_THAT(queue.PutMany(items), IsOkAndHolds(1u));
+  EXPECT_THROW(queue.PutMany(std::span(items).subspan(1)).IgnoreError(),
+               std::runtime_error);
+  EXPECT_EQ(queue.qsize(), 1u);
+  ASSERT_OK(queue.Put({23}));
+  absl::StatusOr<std::vector<Thrower>> gotten = queue.GetMany(9);
+  ASSERT_OK(gotten);
+  EXPECT_EQ(gotten->size(), 1u);
+  EXPECT_THROW(queue.GetMany(9).IgnoreError(), std::runtime_error);
+  EXPECT_EQ(queue.qsize(), 1u) << "it has stayed";
+}
+
 // More than there is ever room for, between processes, in both ways.
 TEST_F(PatientQueueTest, ManyThroughANarrowQueue) {
   constexpr int kItems = 20'000;

@@ -285,7 +285,7 @@ RingResult Ring::Reserve(uint32_t region, size_t offset, uint32_t blocks) {
   const uint64_t reserved = r.reserved.load(std::memory_order_relaxed);
   // The first region has all of its memory from the beginning.
   if (region == 0 || reserved >= capacity) return RingResult::kCorrupted;
-  r.holds_memory.store(1, std::memory_order_relaxed);
+  r.holds_memory.store(Region::kMore, std::memory_order_relaxed);
   // A quarter more than there is, so that there are not too many pieces.
   const uint64_t wanted = std::max<uint64_t>(
       offset + blocks, reserved + reserved / 4 + kPieceBlocks);
@@ -299,6 +299,8 @@ RingResult Ring::Reserve(uint32_t region, size_t offset, uint32_t blocks) {
   }
   r.reserved.store(now == capacity ? kAll : static_cast<uint32_t>(now),
                    std::memory_order_relaxed);
+  std::atomic_signal_fence(std::memory_order_seq_cst);
+  r.holds_memory.store(1, std::memory_order_relaxed);
   return RingResult::kDone;
 }
 
@@ -384,9 +386,11 @@ void Ring::Shrink() {
         r.holds_memory.load(std::memory_order_relaxed) == 0) {
       continue;
     }
-    // Not what holds memory without saying so: its producer has died.
+    // Not what holds memory without saying so: its producer has died, or found
+    // no more.
     const size_t bytes = ReservedBytes(i);
-    if (bytes != 0 && kept + bytes <= kKeptBytes) {
+    if (r.holds_memory.load(std::memory_order_relaxed) != Region::kMore &&
+        bytes != 0 && kept + bytes <= kKeptBytes) {
       kept += bytes;
       continue;
     }

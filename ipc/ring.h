@@ -144,9 +144,9 @@ class Ring {
   template <class Use, class Watch = WatchOne, class Removed = DoNothing>
   RingResult Get(const Use& use, Deadline deadline,
                  const Watch& watch = {kNoToken}, const Removed& removed = {});
-  // The same for up to `max` records, as many as there are when there is one.
-  // kDone if `done` of them, more than none, have been removed, whatever became
-  // of the next one.
+  // The same for up to `max` records, of those that are there when there is
+  // one. kDone if `done` of them, more than none, have been removed, whatever
+  // became of the next one.
   template <class Use, class Watch = WatchOne, class Removed = DoNothing>
   ABSL_ATTRIBUTE_ALWAYS_INLINE RingResult
   GetMany(size_t max, const Use& use, size_t& done, Deadline deadline,
@@ -252,11 +252,11 @@ class Ring {
   bool WhileNoGet(F f, Deadline deadline) ABSL_NO_THREAD_SAFETY_ANALYSIS;
 
   // Calls `f(std::span<const std::byte>)` for each record while neither a
-  // producer nor a consumer is at work. False, perhaps after some calls, as
-  // WhileNoGet(), or if the shared memory contradicts itself. For rings that do
-  // not grow.
+  // producer nor a consumer is at work. Otherwise kTimedOut, as WhileNoGet(),
+  // or kCorrupted, perhaps after some calls. For rings that do not grow.
   template <class F>
-  bool ForEachRecord(F f, Deadline deadline) ABSL_NO_THREAD_SAFETY_ANALYSIS;
+  RingResult ForEachRecord(F f,
+                           Deadline deadline) ABSL_NO_THREAD_SAFETY_ANALYSIS;
 
   // ---- For producers and consumers that care whether the others still live.
 
@@ -356,7 +356,9 @@ class Ring {
     std::atomic<uint32_t> next{kNoRegion};
     // Blocks from the beginning that have memory; kAll once all of them do.
     std::atomic<uint32_t> reserved{0};
-    std::atomic<uint32_t> holds_memory{0};  // if not, `reserved` is 0
+    // If not, `reserved` is 0. kMore while it may be more than that.
+    std::atomic<uint32_t> holds_memory{0};
+    static constexpr uint32_t kMore = 2;
   };
   static constexpr uint32_t kAll = std::numeric_limits<uint32_t>::max();
 
@@ -518,6 +520,9 @@ class Ring {
   uint32_t RegionToGrowInto(uint32_t region, Cursor tail,
                             uint32_t blocks) const;
 
+  // What goes under one acquisition of a lock, for which others wait.
+  static constexpr size_t kBatchRecords = 256;
+  static constexpr size_t kBatchBytes = size_t{1} << 20;
   // Puts one record; under the producers' lock. kTimedOut: no room now,
   // `beside` the ring if `fill` said so.
   template <class Fill>
@@ -666,6 +671,7 @@ inline RingResult Ring::PutMany(size_t count, const Size& size,
   };
   for (done = 0;;) {
     bool beside = false;
+    bool more = false;
     {
       // Once the lock is released, also if `fill` throws.
       const absl::Cleanup tell = [&control, before = done, &done] {
@@ -679,9 +685,15 @@ inline RingResult Ring::PutMany(size_t count, const Size& size,
       if (control.closed.load(std::memory_order_relaxed) != 0) {
         return RingResult::kClosed;
       }
-      for (;;) {
+      for (size_t records = 0, bytes = 0;; ++records) {
+        if (ABSL_PREDICT_FALSE(records == kBatchRecords ||
+                               bytes >= kBatchBytes)) {
+          more = true;
+          break;
+        }
+        const size_t next = size(done);
         const RingResult result = PutLocked(
-            size(done),
+            next,
             [&fill, &done](std::byte* to, uint32_t number) {
               return fill(done, to, number);
             },
@@ -689,8 +701,10 @@ inline RingResult Ring::PutMany(size_t count, const Size& size,
         if (ABSL_PREDICT_FALSE(result == RingResult::kTimedOut)) break;
         if (ABSL_PREDICT_FALSE(result != RingResult::kDone)) return result;
         if (++done == count) return RingResult::kDone;
+        bytes += next;
       }
     }
+    if (more) continue;
     if (beside) {
       waited = true;
       if (!AwaitRoomBeside(deadline, watch)) return RingResult::kTimedOut;
@@ -758,10 +772,14 @@ inline RingResult Ring::GetMany(size_t max, const Use& use, size_t& done,
       const absl::Cleanup tell = [&control, &done] {  // as in PutMany
         if (ABSL_PREDICT_FALSE(done == 0)) return;
         FenceBeforeNotifyAfterRmw();
-        control.not_full.Notify();
+        // Room for many may be room for one that the first to wake cannot use.
+        done == 1 ? control.not_full.Notify() : control.not_full.NotifyAll();
       };
       if (!AcquireConsumers(deadline)) return RingResult::kTimedOut;
       const std::lock_guard hold(side.lock, std::adopt_lock);
+      if (max != 1) {  // Acquire: pairs with the release in PutLocked.
+        side.seen_other = control.tail.load(std::memory_order_acquire);
+      }
       for (;;) {
         const RingResult result = GetLocked(use, removed);
         if (ABSL_PREDICT_FALSE(result != RingResult::kDone)) {
@@ -769,7 +787,10 @@ inline RingResult Ring::GetMany(size_t max, const Use& use, size_t& done,
           if (result != RingResult::kTimedOut) return result;
           break;
         }
-        if (++done == max) return RingResult::kDone;
+        if (++done == max || done == kBatchRecords ||
+            control.head.load(std::memory_order_relaxed) == side.seen_other) {
+          return RingResult::kDone;
+        }
       }
     }
     waited = true;
@@ -849,12 +870,13 @@ bool Ring::WhileNoGet(F f, Deadline deadline) ABSL_NO_THREAD_SAFETY_ANALYSIS {
 }
 
 template <class F>
-bool Ring::ForEachRecord(F f,
-                         Deadline deadline) ABSL_NO_THREAD_SAFETY_ANALYSIS {
+RingResult Ring::ForEachRecord(F f, Deadline deadline)
+    ABSL_NO_THREAD_SAFETY_ANALYSIS {
   Control& control = *control_;
-  if (regions_ != 1 || !AcquireProducers(deadline)) return false;
+  if (regions_ != 1) return RingResult::kCorrupted;
+  if (!AcquireProducers(deadline)) return RingResult::kTimedOut;
   const std::lock_guard no_put(control.producers.lock, std::adopt_lock);
-  if (!AcquireConsumers(deadline)) return false;
+  if (!AcquireConsumers(deadline)) return RingResult::kTimedOut;
   const std::lock_guard no_get(control.consumers.lock, std::adopt_lock);
   Cursor at = Cursor::Unpack(control.head.load(std::memory_order_relaxed));
   const Cursor tail =
@@ -862,13 +884,15 @@ bool Ring::ForEachRecord(F f,
   while (at.packed() != tail.packed()) {
     const std::byte* record = nullptr;
     uint32_t capacity = 0;
-    if (FindRecord(at, record, capacity) != RingResult::kDone) return false;
     uint64_t size;
-    if (!HasWholeRecord(at, tail, record, capacity, size)) return false;
+    if (FindRecord(at, record, capacity) != RingResult::kDone ||
+        !HasWholeRecord(at, tail, record, capacity, size)) {
+      return RingResult::kCorrupted;
+    }
     f(std::span(record + kBlock, size));
     at = {.records = at.records + 1, .blocks = at.blocks + BlocksFor(size)};
   }
-  return true;
+  return RingResult::kDone;
 }
 
 template <class Lower>

@@ -41,6 +41,8 @@ constexpr size_t kBytesBetweenLooks = size_t{1} << 20;
 
 // How often to look whether another process has received the rest of a message.
 constexpr int kMillisBetweenLooks = 5;
+// Several of these looks.
+constexpr int64_t kCloseNanos = 20'000'000;
 
 absl::Status Closed() {
   return absl::FailedPreconditionError("the connection is closed");
@@ -148,18 +150,18 @@ SocketEnd::SocketEnd(std::shared_ptr<const UniqueFd> socket,
       state_(std::move(state)),
       serial_(NextSerial()) {}
 
-SocketEnd::~SocketEnd() {
-  if (!closed()) Abandon();
-}
+SocketEnd::~SocketEnd() { Abandon(); }
 
 uint64_t SocketEnd::self() const {
   return uint64_t{Liveness::Self()} << 32 | serial_;
 }
 
-void SocketEnd::Close() {
+void SocketEnd::Close() ABSL_NO_THREAD_SAFETY_ANALYSIS {
   if (closed_.exchange(true, std::memory_order_acq_rel)) return;
-  // Otherwise the thread that is in Recv() sees to it.
-  if (state_->in_lock.TryAcquire()) {
+  // A thread that is in Recv() sees to it otherwise; another process has the
+  // lock for a moment at a time.
+  if (state_->in_lock.AcquireUntil(Deadline::Infinite().Sooner(kCloseNanos)) !=
+      kTimedOut) {
     Abandon();
     state_->in_lock.Release();
   }
@@ -382,6 +384,7 @@ absl::Status SocketEnd::Receive(Use use, Deadline deadline)
   if (closed()) return Closed();
   if (absl::Status error = LockForReading(deadline); !error.ok()) return error;
   const absl::Cleanup release = [this]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
+    if (closed()) Abandon();
     state_->in_lock.Release();
   };
   if (absl::Status error = Fill(deadline); !error.ok()) return error;
@@ -398,7 +401,6 @@ absl::Status SocketEnd::Fill(Deadline deadline) {
   }
   const absl::Cleanup give_back = [this] {
     if (head_have_ == 0) Reset();
-    if (closed()) Abandon();
   };
   size_t look_again_at = body_have_ + kBytesBetweenLooks;
   while (!whole_.load(std::memory_order_relaxed)) {
@@ -510,7 +512,12 @@ WaitSource SocketEnd::ToWaitSource(std::shared_ptr<SocketEnd> end) {
   static constexpr WaitSource::Kind kKind = {
       .check = [](void* object,
                   uint32_t&) { return Of(object).fileno().status(); },
-      .ready = [](void* object, uint32_t) { return Of(object).has_message(); },
+      .ready =
+          [](void* object, uint32_t) {
+            const SocketEnd& end = Of(object);
+            return end.has_message() ||
+                   end.state_->in_broken.load(std::memory_order_relaxed);
+          },
       .gate = nullptr,
       .descriptor = &kDescriptor};
   return {std::move(end), &kKind};

@@ -17,6 +17,7 @@
 //                            file
 //   Queue<T>, JoinableQueue<T>, SimpleQueue<T>
 //                            Get would not wait: an item, or it is closed
+//   ZeroCopyQueue<T>         Borrow would not wait, likewise
 //   Event                    it is set, or was for a moment while this waited
 //   int                      a descriptor that poll() finds readable, hung up
 //                            or in error: a socket, a pipe, Process::sentinel()
@@ -55,9 +56,8 @@
 //
 // Errors, by code:
 //   InvalidArgument     a descriptor is negative or not open; a handle is
-//   empty,
-//                       because it was moved from; nothing to wait for, and no
-//                       timeout
+//                       empty, as it was moved from; nothing to wait for, and
+//                       no timeout
 //   FailedPrecondition  a connection was closed by this process, or is the end
 //                       of a one-way pipe that cannot receive
 //   others              what poll() said

@@ -34,7 +34,7 @@ absl::StatusOr<LoanQueue> LoanQueue::Create(
   absl::StatusOr<Ring> ring =
       Ring::Create({.name = "queue",
                     .capacity_bytes = options.loans * RecordSize(sizeof(Item)),
-                    .max_records = options.maxsize < options.loans
+                    .max_records = options.maxsize <= options.loans
                                        ? static_cast<uint32_t>(options.maxsize)
                                        : 0});
   if (!ring.ok()) return ring.status();
@@ -52,7 +52,7 @@ absl::StatusOr<Loan> LoanQueue::Reserve(size_t bytes, Deadline deadline) {
   const absl::StatusOr<uint32_t> block = loans_.Take(
       bytes, deadline, [this] { return ring_.closed(); },
       [this](std::vector<bool>& on_the_way) {
-        return ring_.ForEachRecord(
+        const RingResult result = ring_.ForEachRecord(
             [&on_the_way](std::span<const std::byte> record) {
               Item item;
               if (Read(record, item) && item.block < on_the_way.size()) {
@@ -60,6 +60,9 @@ absl::StatusOr<Loan> LoanQueue::Reserve(size_t bytes, Deadline deadline) {
               }
             },
             Deadline::Now());
+        return result == RingResult::kDone       ? Loans::Marked::kAll
+               : result == RingResult::kTimedOut ? Loans::Marked::kBusy
+                                                 : Loans::Marked::kCorrupted;
       });
   if (!block.ok()) {
     return absl::IsCancelled(block.status()) ? Closed("Reserve")

@@ -84,6 +84,7 @@
 #include "mp/ipc/loans.h"
 #include "mp/ipc/ring.h"
 #include "mp/shm/handle.h"
+#include "mp/shm/wait_source.h"
 
 namespace mp {
 
@@ -217,7 +218,8 @@ class ZeroCopyQueue {
   }
 
   // With a copy, for who has the item elsewhere, or wants it there. Without the
-  // lock that mp::Queue holds for as long as it copies.
+  // lock that mp::Queue holds for as long as it copies. If Get() finds no
+  // memory for the vector and throws, the item is gone.
   absl::Status Put(std::span<const T> item,
                    absl::Duration timeout = absl::InfiniteDuration());
   absl::StatusOr<std::vector<T>> Get(
@@ -241,9 +243,11 @@ class ZeroCopyQueue {
 
  private:
   friend struct HandleAccess;
+  friend struct WaitAccess;
   explicit ZeroCopyQueue(ipc_internal::LoanQueue queue)
       : queue_(std::move(queue)) {}
   auto parts() const { return std::tuple(queue_); }
+  WaitSource wait_source() const { return queue_.ring().wait_source(); }
 
   ipc_internal::LoanQueue queue_;
 };

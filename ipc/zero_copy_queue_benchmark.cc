@@ -1,6 +1,6 @@
-// queue_zero_copy/<bytes>/mp: an item of that size to another process, which is
+// queue_zero_copy/<size>/mp: an item of that size to another process, which is
 // written and read in place: both look at one element. Per item.
-// queue_zero_copy_alone/<bytes>/mp: the same within one process.
+// queue_zero_copy_alone/<size>/mp: the same within one process.
 
 #include <cstddef>
 #include <cstdint>
@@ -28,13 +28,13 @@ void Get(Queue& queue, size_t bytes) {
   MP_CHECK(item->size() == bytes && item->data()[0] == 'x');
 }
 
+template <size_t kBytes>
 void OneToOne(benchmark::State& state) {
-  const auto bytes = static_cast<size_t>(state.range(0));
   constexpr int64_t kTimes = 20'000;
   Queue queue({.loans = 16});
-  mp::testing::Gang gang(2, [&queue, bytes](int member, int64_t times) {
+  mp::testing::Gang gang(2, [&queue](int member, int64_t times) {
     for (int64_t i = 0; i < times; ++i) {
-      member == 0 ? Put(queue, bytes) : Get(queue, bytes);
+      member == 0 ? Put(queue, kBytes) : Get(queue, kBytes);
     }
   });
   gang.Run(1000);  // until all loans have their memory
@@ -43,26 +43,27 @@ void OneToOne(benchmark::State& state) {
   }
 }
 
+template <size_t kBytes>
 void Alone(benchmark::State& state) {
-  const auto bytes = static_cast<size_t>(state.range(0));
   Queue queue;
   for (auto _ : state) {
-    Put(queue, bytes);
-    Get(queue, bytes);
+    Put(queue, kBytes);
+    Get(queue, kBytes);
   }
 }
 
-BENCHMARK(OneToOne)
-    ->Name("queue_zero_copy/4096/mp")
-    ->Arg(4096)
+constexpr size_t k4KiB = size_t{4} << 10;
+constexpr size_t k1MiB = size_t{1} << 20;
+
+BENCHMARK_TEMPLATE(OneToOne, k4KiB)
+    ->Name("queue_zero_copy/4KiB/mp")
     ->UseManualTime()
     ->Iterations(20);
-BENCHMARK(OneToOne)
-    ->Name("queue_zero_copy/1048576/mp")
-    ->Arg(1 << 20)
+BENCHMARK_TEMPLATE(OneToOne, k1MiB)
+    ->Name("queue_zero_copy/1MiB/mp")
     ->UseManualTime()
     ->Iterations(20);
-BENCHMARK(Alone)->Name("queue_zero_copy_alone/4096/mp")->Arg(4096);
-BENCHMARK(Alone)->Name("queue_zero_copy_alone/1048576/mp")->Arg(1 << 20);
+BENCHMARK_TEMPLATE(Alone, k4KiB)->Name("queue_zero_copy_alone/4KiB/mp");
+BENCHMARK_TEMPLATE(Alone, k1MiB)->Name("queue_zero_copy_alone/1MiB/mp");
 
 }  // namespace

@@ -24,6 +24,7 @@
 #include "gtest/gtest.h"
 #include "mp/ipc/loans.h"
 #include "mp/ipc/queue.h"
+#include "mp/ipc/wait.h"
 #include "mp/shm/handle.h"
 #include "mp/shm/park.h"
 #include "mp/testing/child.h"
@@ -249,6 +250,16 @@ TEST_F(ZeroCopyQueueTest, Close) {
               StatusIs(absl::StatusCode::kFailedPrecondition));
   EXPECT_THAT(queue.Get(), IsOkAndHolds(ElementsAre(1)));
   EXPECT_THAT(queue.Borrow(), StatusIs(absl::StatusCode::kOutOfRange));
+}
+
+TEST_F(PatientZeroCopyQueueTest, CanBeWaitedFor) {
+  ZeroCopyQueue<int> queue;
+  EXPECT_THAT(Wait({queue}, absl::ZeroDuration()), IsOkAndHolds(IsEmpty()));
+  ChildProcess child = ChildProcess::Start(
+      [&] { EXPECT_THAT(Wait({queue}), IsOkAndHolds(ElementsAre(0u))); });
+  ASSERT_TRUE(child.WaitUntilAsleep());
+  ASSERT_OK(queue.Put(std::vector{1}));
+  child.ExpectExit();
 }
 
 TEST_F(PatientZeroCopyQueueTest, CloseWakesWhoWaitsForALoan) {

@@ -90,7 +90,7 @@ struct QueueOptions {
   // Most memory for items in bytes, rounded up to a power of two of at least a
   // page and reserved at once. An item takes its encoded size plus 8, rounded
   // up to a multiple of 8. 0 for no limit: memory is added when there is no
-  // room, up to some gigabytes, and given back, but for 32 MiB, when the queue
+  // room, up to some gigabytes, and given back, but for 64 MiB, when the queue
   // is empty.
   size_t capacity_bytes = 0;
 };

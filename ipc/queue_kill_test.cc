@@ -428,7 +428,7 @@ TEST_F(QueueKillGrowthTest, LastGet) {
   Run({.prepare =
            [&] {
              Prepare();
-             ASSERT_OK(queue_->Put(Text('b', 34'000'000)));
+             ASSERT_OK(queue_->Put(Text('b', 70'000'000)));
              ASSERT_OK(queue_->Put(after_));
              ExpectGet(first_);
              ASSERT_OK(queue_->Get());
@@ -440,7 +440,7 @@ TEST_F(QueueKillGrowthTest, LastGet) {
              const bool gotten = queue_->Empty();
              outcomes_.Saw(gotten, point);
              if (point.completed()) {
-               EXPECT_LT(ReservedBytes(), size_t{32} << 20);
+               EXPECT_LT(ReservedBytes(), size_t{64} << 20);
              }
              if (!gotten) ExpectGet(after_);
              ExpectWorks(*queue_, first_);

@@ -28,7 +28,7 @@ constexpr size_t kMaxRegionBlocks = (size_t{4} << 30) / kBlock;
 // first: those that large messages go through one by one are needed again at
 // once. (With less, a message of 4 MiB spent nine tenths of its time on memory
 // that came and went.)
-constexpr size_t kKeptBytes = size_t{32} << 20;
+constexpr size_t kKeptBytes = size_t{64} << 20;
 // Memory is reserved in pieces of at least this size.
 constexpr uint64_t kPieceBlocks = (uint64_t{256} << 10) / kBlock;
 

@@ -63,7 +63,7 @@ using ::testing::HasSubstr;
 constexpr Deadline kNow = Deadline::Now();
 constexpr Deadline kInfinite = Deadline::Infinite();
 constexpr size_t kMiB = size_t{1} << 20;
-constexpr size_t kKept = 32 * kMiB;  // what an empty ring may keep
+constexpr size_t kKept = 64 * kMiB;  // what an empty ring may keep
 
 RingResult Put(Ring& ring, std::string_view data, Deadline deadline = kNow) {
   return ring.Put(

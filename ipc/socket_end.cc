@@ -514,9 +514,9 @@ WaitSource SocketEnd::ToWaitSource(std::shared_ptr<SocketEnd> end) {
                   uint32_t&) { return Of(object).fileno().status(); },
       .ready =
           [](void* object, uint32_t) {
-            const SocketEnd& end = Of(object);
-            return end.has_message() ||
-                   end.state_->in_broken.load(std::memory_order_relaxed);
+            const SocketEnd& self = Of(object);
+            return self.has_message() ||
+                   self.state_->in_broken.load(std::memory_order_relaxed);
           },
       .gate = nullptr,
       .descriptor = &kDescriptor};

@@ -35,7 +35,7 @@ class ZeroCopyQueueKillTest : public MessageKillTest {
  protected:
   static constexpr size_t kLoans = 3;
   // What first maps memory, or looks for the dead, has thousands of
-  // instructions. With a stride of 1 they have all been seen green.
+  // instructions. Set it to 1 to step through Reserve and Borrow whole.
   static constexpr int64_t kDailyStride = 3;
 
   void Fresh() { queue_.emplace(ZeroCopyQueueOptions{.loans = kLoans}); }

@@ -769,6 +769,53 @@ TEST_F(PatientConnectionTest, DeathBeforeTheFirstAnswerWakes) {
   waiter.ExpectExit();
 }
 
+// The last one that has the other end was never seen there, and dies a moment
+// after the one that was. Of the one death the kernel tells; of the other one
+// nobody does.
+TEST_F(PatientConnectionTest, DeathOfTheLastHolderAfterThePeers) {
+  auto [receiver, sender] = Pipe<int>(false);
+  auto holder = ChildProcess::Start([] { pause(); });
+  auto victim = ChildProcess::Start([&sender = sender] {
+    EXPECT_OK(sender.Send(1));
+    pause();
+  });
+  auto waiter =
+      ChildProcess::Start([&, &receiver = receiver, &sender = sender] {
+        sender.Close();
+        EXPECT_THAT(receiver.Recv(), IsOkAndHolds(1));
+        EXPECT_THAT(receiver.Recv(), IsEndOfFile());
+      });
+  sender.Close();
+  ASSERT_TRUE(waiter.WaitUntilAsleep());
+  victim.Kill();
+  victim.ExpectSignal(SIGKILL);
+  absl::SleepFor(absl::Milliseconds(100));
+  holder.Kill();
+  holder.ExpectSignal(SIGKILL);
+  waiter.ExpectExit();
+}
+
+// One that leaves takes nothing away from what is known of the others.
+TEST_F(PatientConnectionTest, DeathAfterAnotherHasLeft) {
+  auto [receiver, sender] = Pipe<int>(false);
+  auto victim = ChildProcess::Start([&sender = sender] {
+    EXPECT_OK(sender.Send(1));
+    pause();
+  });
+  auto waiter =
+      ChildProcess::Start([&, &receiver = receiver, &sender = sender] {
+        sender.Close();
+        EXPECT_THAT(receiver.Recv(), IsOkAndHolds(1));
+        EXPECT_THAT(receiver.Recv(), IsEndOfFile());
+      });
+  ASSERT_TRUE(waiter.WaitUntilAsleep());
+  sender.Close();
+  ASSERT_TRUE(waiter.WaitUntilAsleep());
+  victim.Kill();
+  victim.ExpectSignal(SIGKILL);
+  waiter.ExpectExit();
+}
+
 // ---- To another process as an argument.
 
 TEST_F(ConnectionTest, EndTravels) {

@@ -373,7 +373,7 @@ void UseRing(Ring& ring, HostileMemory& memory, FuzzInput& input) {
       ring.LowerSignal([] {}, kNow);
       break;
     case 8:
-      ring.Leave();
+      ring.Leave(Liveness::Self());
       ring.SetProducer(Liveness::Self(), ring.departures());
       ring.SetConsumer(Liveness::Self(), ring.departures());
       break;

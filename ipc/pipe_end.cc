@@ -23,10 +23,6 @@ constexpr size_t kFirstBytes = size_t{4} << 10;
 // Together with the smaller regions, that may be on the way.
 constexpr size_t kLargeBytes = size_t{64} << 10;
 
-// A process is certified dead a little before the kernel closes its sockets.
-// More on a machine that is overloaded.
-constexpr int kMillisFromDeathToHangup = 50;
-
 absl::Status Closed() {
   return absl::FailedPreconditionError("the connection is closed");
 }
@@ -81,8 +77,8 @@ PipeEnd::~PipeEnd() {
 }
 
 void PipeEnd::Leave() {
-  if (in_.has_value()) in_->Leave();
-  if (out_.has_value()) out_->Leave();
+  if (in_.has_value()) in_->Leave(Liveness::Self());
+  if (out_.has_value()) out_->Leave(Liveness::Self());
 }
 
 void PipeEnd::Close() {
@@ -128,10 +124,13 @@ Token PipeEnd::LastSender() const {
 
 bool PipeEnd::WatchPeer(Token peer, WatchList& list) const {
   if (closed()) return false;
-  if (peer == kNoToken) return !HungUp();
-  if (Liveness::IsDead(peer)) return !HungUp(kMillisFromDeathToHangup);
-  list.Add(peer);  // which still has the other end
-  return true;
+  if (peer != kNoToken && !Liveness::IsDead(peer)) {
+    list.Add(peer);  // which still has the other end
+    return true;
+  }
+  // The kernel closes the sockets of the dead a little later.
+  if (peer != kNoToken) list.ExpectChange();
+  return !HungUp();
 }
 
 absl::Status PipeEnd::RaiseSignal() {
@@ -224,10 +223,10 @@ absl::StatusOr<bool> PipeEnd::Poll(Deadline deadline) {
   return hung_up;
 }
 
-bool PipeEnd::HungUp(int patience_millis) const {
+bool PipeEnd::HungUp() const {
   pollfd entry = {.fd = socket_->get(), .events = 0, .revents = 0};
   // A call that fails for lack of memory saw nothing.
-  return poll(&entry, 1, patience_millis) > 0 && (entry.revents & POLLHUP) != 0;
+  return poll(&entry, 1, 0) > 0 && (entry.revents & POLLHUP) != 0;
 }
 
 bool PipeEnd::LowerSignal(Deadline deadline) {

@@ -154,9 +154,8 @@ class PipeEnd {
   absl::Status RaiseSignal();
   absl::Status PutError(RingResult result, size_t size) const;
 
-  // Whether the kernel says that no process has the other end any more, or does
-  // within so much time.
-  bool HungUp(int patience_millis = 0) const;
+  // Whether the kernel says that no process has the other end any more.
+  bool HungUp() const;
   // For who polls from outside. Whether a message has come after all, of which
   // no other edge will tell.
   bool LowerSignalIfEmpty() {

@@ -275,9 +275,12 @@ class Ring {
   // Who was last said to be here; kNoToken if somebody has left since.
   Token producer() const { return PresentIn(control_->producer); }
   Token consumer() const { return PresentIn(control_->consumer); }
-  // Has all who wait call their `watch`.
-  void Leave() {
-    control_->departures.fetch_add(1, std::memory_order_release);
+  // Nobody is said to be `self` any more. Has all who wait call their `watch`.
+  void Leave(Token self) {
+    const uint32_t before =
+        control_->departures.fetch_add(1, std::memory_order_release);
+    KeepIfOther(control_->producer, self, before);
+    KeepIfOther(control_->consumer, self, before);
     FenceBeforeNotify();
     control_->not_empty.NotifyAll();
     control_->not_full.NotifyAll();
@@ -419,6 +422,16 @@ class Ring {
     if (ABSL_PREDICT_FALSE(presence.load(std::memory_order_relaxed) != value)) {
       presence.store(value, std::memory_order_relaxed);
     }
+  }
+  // Who was there before the departure of `self`, and is another, still is:
+  // unless one more has left since, for then this says nothing.
+  static void KeepIfOther(std::atomic<uint64_t>& presence, Token self,
+                          uint32_t before) {
+    uint64_t value = presence.load(std::memory_order_relaxed);
+    const auto token = static_cast<Token>(value);
+    if (value >> 32 != before || token == self) return;
+    presence.compare_exchange_strong(value, Presence(token, before + 1),
+                                     std::memory_order_relaxed);
   }
   Token PresentIn(const std::atomic<uint64_t>& presence) const {
     const uint64_t value = presence.load(std::memory_order_relaxed);

@@ -759,6 +759,36 @@ TEST_F(PatientRingTest, SpinUntilLeavesRecordsToOthers) {
   sleeper.ExpectExit();
 }
 
+// ---- Who is there.
+
+TEST_F(RingTest, OnlyWhoLeavesIsNotThereAnyMore) {
+  Ring ring = MakeRing();
+  const Token one = 1, other = 2, third = 3;
+  EXPECT_EQ(ring.producer(), kNoToken);
+  ring.SetProducer(one, ring.departures());
+  ring.SetConsumer(other, ring.departures());
+  ring.Leave(third);
+  EXPECT_EQ(ring.producer(), one);
+  EXPECT_EQ(ring.consumer(), other);
+  ring.Leave(one);
+  EXPECT_EQ(ring.producer(), kNoToken);
+  EXPECT_EQ(ring.consumer(), other);
+  ring.Leave(other);
+  EXPECT_EQ(ring.consumer(), kNoToken);
+}
+
+// One that was about to say that it is there, while it left.
+TEST_F(RingTest, DepartureBeforeIsNotForgotten) {
+  Ring ring = MakeRing();
+  const Token one = 1, other = 2;
+  const uint32_t departures = ring.departures();
+  ring.Leave(one);
+  ring.SetProducer(one, departures);
+  EXPECT_EQ(ring.producer(), kNoToken);
+  ring.Leave(other);
+  EXPECT_EQ(ring.producer(), kNoToken);
+}
+
 // ---- Many processes.
 
 TEST_F(PatientRingTest, NumbersAreConsecutive) {

@@ -19,8 +19,10 @@ ParkResult Park(const FutexWord& word, uint32_t expected,
       return ParkResult::kRetry;  // since the caller looked
     }
   }
-  const bool woken =
-      FutexWaitAny({words, count}, deadline.Sooner(slices.nanos()));
+  const bool brief = watched.expects_change() && slices.has_brief();
+  const bool woken = FutexWaitAny(
+      {words, count},
+      deadline.Sooner(brief ? slices.brief_nanos() : slices.nanos()));
   // The kernel tells one sleeper of a death; pass it on. Any change counts: by
   // now the slot may belong to another process.
   for (const FutexExpectation& life : std::span(words, count).subspan(1)) {
@@ -29,7 +31,7 @@ ParkResult Park(const FutexWord& word, uint32_t expected,
     }
   }
   if (woken) return ParkResult::kRetry;
-  slices.Grow();
+  brief ? slices.GrowBrief() : slices.Grow();
   return deadline.Expired() ? ParkResult::kTimedOut : ParkResult::kRetry;
 }
 

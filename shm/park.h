@@ -52,7 +52,14 @@ class WatchList {
   }
   std::span<const Token> tokens() const { return {tokens_, size_}; }
 
+  // That the state is about to change and nobody will tell: a dead process is
+  // certified dead a little before the kernel closes its descriptors, for one.
+  // Sleeps begin with a millisecond then.
+  void ExpectChange() { expects_change_ = true; }
+  bool expects_change() const { return expects_change_; }
+
  private:
+  bool expects_change_ = false;
   size_t size_ = 0;
   Token tokens_[kMax];  // the first size_ are initialised
 };
@@ -65,6 +72,12 @@ class ParkSlices {
   int64_t nanos() const { return nanos_; }
   void Grow() { nanos_ = nanos_ * 2 < kLongest ? nanos_ * 2 : kLongest; }
 
+  // The same for who expects a change, until that has taken as long as others
+  // sleep.
+  bool has_brief() const { return brief_nanos_ < nanos_; }
+  int64_t brief_nanos() const { return brief_nanos_; }
+  void GrowBrief() { brief_nanos_ *= 2; }
+
   // For a test that steps through the sleep, which takes longer than a slice;
   // 0 restores what it was.
   static void SetFirstForTest(int64_t nanos) {
@@ -72,11 +85,13 @@ class ParkSlices {
   }
 
  private:
+  static constexpr int64_t kFirstBrief = 1'000'000;
   static constexpr int64_t kFirst = 10'000'000;
   static constexpr int64_t kLongest = 250'000'000;
   static inline std::atomic<int64_t> first_{kFirst};
 
   int64_t nanos_ = first_.load(std::memory_order_relaxed);
+  int64_t brief_nanos_ = kFirstBrief;
 };
 
 // Sleeps while `word` holds `expected` and those who are `watched` live, no

@@ -109,6 +109,27 @@ TEST_F(ParkTest, LooksAgainAfterASlice) {
   }
 }
 
+// Twice as long each time, until that is as long as anybody sleeps.
+TEST_F(ParkTest, LooksAgainSoonIfItExpectsAChange) {
+  FutexWord word{0};
+  ParkSlices slices;
+  WatchList watched;
+  watched.ExpectChange();
+  for (const int millis : {1, 2, 4, 8}) {
+    EXPECT_TRUE(slices.has_brief());
+    EXPECT_EQ(slices.brief_nanos(), millis * kMilli);
+    EXPECT_EQ(Park(word, 0, watched, Deadline::Infinite(), slices),
+              ParkResult::kRetry);
+    EXPECT_EQ(slices.nanos(), 10 * kMilli);
+  }
+  EXPECT_FALSE(slices.has_brief());
+  const int64_t begin = MonotonicNanos();
+  EXPECT_EQ(Park(word, 0, watched, Deadline::Infinite(), slices),
+            ParkResult::kRetry);
+  EXPECT_GE(MonotonicNanos() - begin, 10 * kMilli);
+  EXPECT_EQ(slices.nanos(), 20 * kMilli);
+}
+
 TEST_F(ParkTest, UnparkWakesAsManyAsAskedFor) {
   SharedWord word;
   SharedPage<std::atomic<int>> woken;

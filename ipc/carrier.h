@@ -28,6 +28,7 @@
 #include <tuple>
 #include <utility>
 
+#include "absl/base/attributes.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "mp/base/unique_fd.h"
@@ -101,8 +102,9 @@ class Carrier {
 
   // What Ring::Get calls: Read() returns whether the record is to go, and once
   // it is gone, Removed() has the same `serial`.
-  bool Read(std::span<const std::byte> record, absl::StatusOr<T>& value,
-            uint64_t& /*serial*/) const {
+  ABSL_ATTRIBUTE_ALWAYS_INLINE bool Read(std::span<const std::byte> record,
+                                         absl::StatusOr<T>& value,
+                                         uint64_t& /*serial*/) const {
     DecodeTo(record, value);
     return true;
   }

@@ -172,7 +172,8 @@ template <class T>
 absl::StatusOr<T> Decode(std::span<const std::byte> bytes,
                          IncomingDescriptors* descriptors = nullptr);
 
-// Same, without a copy where the result is kept anyway.
+// Same, without a copy where the result is kept anyway. An old value's memory
+// may be used again.
 template <class T>
 void DecodeTo(std::span<const std::byte> bytes, absl::StatusOr<T>& result,
               IncomingDescriptors* descriptors = nullptr);
@@ -1237,11 +1238,16 @@ absl::StatusOr<T> Decode(std::span<const std::byte> bytes,
 }
 
 template <class T>
-void DecodeTo(std::span<const std::byte> bytes, absl::StatusOr<T>& result,
-              IncomingDescriptors* descriptors) {
+ABSL_ATTRIBUTE_ALWAYS_INLINE inline void DecodeTo(
+    std::span<const std::byte> bytes, absl::StatusOr<T>& result,
+    IncomingDescriptors* descriptors) {
   if constexpr (PlainBytes<T> && std::is_aggregate_v<T>) {
     if (ABSL_PREDICT_TRUE(bytes.size() == sizeof(T))) {
-      result.emplace(codec_internal::Loader<T>{bytes.data()});
+      if (!result.ok()) {
+        result.emplace(codec_internal::Loader<T>{bytes.data()});
+      } else if constexpr (!std::is_empty_v<T>) {
+        std::memcpy(static_cast<void*>(&*result), bytes.data(), sizeof(T));
+      }
       return;
     }
   }

@@ -133,17 +133,7 @@ class Connection {
   }
   absl::StatusOr<T> Recv(absl::Duration timeout = absl::InfiniteDuration()) {
     if (ABSL_PREDICT_FALSE(end_ == nullptr)) return RecvFromSocket(timeout);
-    absl::StatusOr<T> message;
-    uint64_t serial = 0;
-    absl::Status error = end_->Recv(
-        kType,
-        [&](std::span<const std::byte> bytes) {
-          return carrier_.Read(bytes, message, serial) ? absl::OkStatus()
-                                                       : message.status();
-        },
-        Deadline::After(timeout), [&] { carrier_.Removed(serial); });
-    if (ABSL_PREDICT_FALSE(!error.ok())) return error;
-    return message;
+    return RecvFromRing(timeout);
   }
 
   absl::Status SendBytes(std::span<const std::byte> bytes,
@@ -255,6 +245,34 @@ class Connection {
                : ipc_internal::SocketEnd::ToWaitSource(socket_end_);
   }
 
+  // For a message to come, the quickest there is. An error that exists already
+  // costs less than a new one.
+  absl::StatusOr<T> NothingYet() const {
+    if constexpr (PlainBytes<T> && sizeof(T) <= 256 &&
+                  std::is_trivially_default_constructible_v<T>) {
+      return absl::StatusOr<T>(absl::in_place);
+    } else {
+      return end_->nothing_yet();
+    }
+  }
+  // Has one result, which therefore need not be moved.
+  absl::StatusOr<T> RecvFromRing(absl::Duration timeout) {
+    absl::StatusOr<T> message = NothingYet();
+    uint64_t serial = 0;
+    absl::Status failed = end_->Recv(
+        kType,
+        [&](std::span<const std::byte> bytes, absl::Status& error)
+            ABSL_ATTRIBUTE_ALWAYS_INLINE {
+              if (ABSL_PREDICT_TRUE(carrier_.Read(bytes, message, serial))) {
+                return true;
+              }
+              error = message.status();
+              return false;
+            },
+        Deadline::After(timeout), [&] { carrier_.Removed(serial); });
+    if (ABSL_PREDICT_FALSE(!failed.ok())) message = std::move(failed);
+    return message;
+  }
   // Apart from the others, which must remain quick.
   absl::Status SendToSocket(const T& message, absl::Duration timeout);
   absl::StatusOr<T> RecvFromSocket(absl::Duration timeout);
@@ -262,17 +280,26 @@ class Connection {
   // Calls `use` with a raw message of at most `maxlength` bytes.
   template <class Use>
   absl::Status RecvRaw(size_t maxlength, Use use, absl::Duration timeout) {
-    const auto take = [maxlength, &use](std::span<const std::byte> bytes) {
+    const auto take = [maxlength, &use](std::span<const std::byte> bytes,
+                                        absl::Status& error) {
       if (bytes.size() > maxlength) {
-        return ipc_internal::TooLong(bytes.size(), maxlength);
+        error = ipc_internal::TooLong(bytes.size(), maxlength);
+        return false;
       }
       use(bytes);
-      return absl::OkStatus();
+      return true;
     };
-    return end_ != nullptr
-               ? end_->Recv(ipc_internal::kRawBytes, take,
-                            Deadline::After(timeout))
-               : socket_end_->RecvBytes(take, Deadline::After(timeout));
+    if (end_ != nullptr) {
+      return end_->Recv(ipc_internal::kRawBytes, take,
+                        Deadline::After(timeout));
+    }
+    return socket_end_->RecvBytes(
+        [&take](std::span<const std::byte> bytes) {
+          absl::Status error;
+          take(bytes, error);
+          return error;
+        },
+        Deadline::After(timeout));
   }
 
   // One of the two, the other one is null.

@@ -27,6 +27,7 @@
 #include <span>
 #include <utility>
 
+#include "absl/base/attributes.h"
 #include "absl/base/optimization.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -85,9 +86,9 @@ class PipeEnd {
   absl::Status Send(uint32_t type, size_t size, const Write& write,
                     Deadline deadline);
 
-  // Calls `absl::Status use(std::span<const std::byte>)` with the next message
-  // and removes that. If it is of another type, or `use` returns an error, it
-  // stays, and the error is returned. `removed` as for Ring::Get().
+  // Calls `bool use(std::span<const std::byte>, absl::Status& error)` with the
+  // next message and removes that. If it is of another type, or `use` returns
+  // false, it stays, and the error is returned. `removed` as for Ring::Get().
   template <class Use, class Removed = Ring::DoNothing>
   absl::Status Recv(uint32_t type, const Use& use, Deadline deadline,
                     const Removed& removed = {});
@@ -103,6 +104,10 @@ class PipeEnd {
   void Close();
   bool closed() const { return closed_.load(std::memory_order_acquire); }
 
+  // For a StatusOr without a result yet: to copy one costs less than to make
+  // one.
+  const absl::Status& nothing_yet() const { return nothing_yet_; }
+
   // What this end consists of.
   const std::optional<Ring>& in() const { return in_; }
   const std::optional<Ring>& out() const { return out_; }
@@ -114,7 +119,7 @@ class PipeEnd {
  private:
   // Whether the call is possible at all. The number of departures is read
   // first: a Close() by another thread either counts as one more or is seen.
-  absl::Status CheckSend() {
+  ABSL_ATTRIBUTE_ALWAYS_INLINE absl::Status CheckSend() {
     if (ABSL_PREDICT_FALSE(!out_.has_value())) return SendError();
     const uint32_t departures = out_->departures();
     if (ABSL_PREDICT_FALSE(closed())) return SendError();
@@ -129,7 +134,7 @@ class PipeEnd {
     }
     return absl::OkStatus();
   }
-  absl::Status CheckRecv() {
+  ABSL_ATTRIBUTE_ALWAYS_INLINE absl::Status CheckRecv() {
     if (ABSL_PREDICT_FALSE(!in_.has_value())) return RecvError();
     const uint32_t departures = in_->departures();
     if (ABSL_PREDICT_FALSE(closed())) return RecvError();
@@ -163,17 +168,11 @@ class PipeEnd {
            !in_->HasRecord() && LowerSignal(Deadline::Now());
   }
   bool LowerSignal(Deadline deadline);
-  static absl::Status CheckFrame(std::span<const std::byte> record,
-                                 uint32_t type) {
+  static bool HasFrame(std::span<const std::byte> record, uint32_t type) {
     Frame frame;
-    if (ABSL_PREDICT_TRUE(record.size() >= sizeof(frame))) {
-      memcpy(&frame, record.data(), sizeof(frame));
-      if (ABSL_PREDICT_TRUE(frame.version == Frame::kVersion &&
-                            frame.type == type)) {
-        return absl::OkStatus();
-      }
-    }
-    return FrameError(record, type);
+    if (ABSL_PREDICT_FALSE(record.size() < sizeof(frame))) return false;
+    memcpy(&frame, record.data(), sizeof(frame));
+    return frame.version == Frame::kVersion && frame.type == type;
   }
   static absl::Status FrameError(std::span<const std::byte> record,
                                  uint32_t type);
@@ -187,6 +186,7 @@ class PipeEnd {
   // For descriptors (mp/ipc/carrier.h); null if they cannot come.
   std::shared_ptr<const UniqueFd> carrier_;
   std::atomic<bool> closed_{false};
+  const absl::Status nothing_yet_ = absl::UnknownError("");
 };
 
 // ---- implementation ----
@@ -203,7 +203,7 @@ absl::Status PipeEnd::Send(uint32_t type, size_t size, const Write& write,
   absl::Status error;
   const RingResult result = out_->Put(
       sizeof(Frame) + size,
-      [&](std::byte* to, uint32_t) {
+      [&](std::byte* to, uint32_t) ABSL_ATTRIBUTE_ALWAYS_INLINE {
         const Frame frame = {.version = Frame::kVersion, .type = type};
         memcpy(to, &frame, sizeof(frame));
         const FillResult written =
@@ -234,13 +234,14 @@ absl::Status PipeEnd::Recv(uint32_t type, const Use& use, Deadline deadline,
   RingResult result;
   do {
     result = in_->Get(
-        [&](std::span<const std::byte> record, uint32_t) {
-          error = CheckFrame(record, type);
-          // What nobody can ever receive does not stay.
-          if (ABSL_PREDICT_FALSE(!error.ok())) return absl::IsDataLoss(error);
-          error = use(record.subspan(sizeof(Frame)));
-          return error.ok();
-        },
+        [&](std::span<const std::byte> record, uint32_t)
+            ABSL_ATTRIBUTE_ALWAYS_INLINE {
+              if (ABSL_PREDICT_FALSE(!HasFrame(record, type))) {
+                error = FrameError(record, type);
+                return absl::IsDataLoss(error);  // nobody can ever receive it
+              }
+              return use(record.subspan(sizeof(Frame)), error);
+            },
         deadline,
         [this](WatchList& list) { return WatchPeer(LastSender(), list); },
         [&] {

@@ -51,7 +51,7 @@ class PipeEndTest : public testing::ProcessTest {
   }
   absl::Status Recv(uint32_t type) {
     return receiver_->Recv(
-        type, [](std::span<const std::byte>) { return absl::OkStatus(); },
+        type, [](std::span<const std::byte>, absl::Status&) { return true; },
         kNow);
   }
 

@@ -6,6 +6,7 @@
 #include <array>
 #include <atomic>
 #include <cstdint>
+#include <limits>
 #include <optional>
 #include <span>
 #include <string>
@@ -21,6 +22,7 @@
 #include "gtest/gtest.h"
 #include "mp/base/check.h"
 #include "mp/base/deadline.h"
+#include "mp/base/spin.h"
 #include "mp/base/unique_fd.h"
 #include "mp/ipc/kill_test_util.h"
 #include "mp/ipc/queue.h"
@@ -36,18 +38,22 @@ namespace mp {
 namespace ipc_internal {
 
 struct RingTestPeer {
+  static void SetClaimAfter(int64_t nanos) { Ring::claim_after_nanos_ = nanos; }
   // As if a producer had died after it had put a record into another region.
   template <class T>
   static void ProducersAreBehind(const Queue<T>& queue) {
     const Ring ring = std::get<0>(HandleAccess::Parts(queue));
     Ring::Control& control = *ring.control_;
     EXPECT_NE(control.producers.region.exchange(0), 0U);
+    control.producers.room_blocks = 0;  // as who takes the lock over does
   }
 };
 
 }  // namespace ipc_internal
 
 namespace {
+
+constexpr int64_t kNever = std::numeric_limits<int64_t>::max();
 
 using ::mp::testing::ChildProcess;
 using ::mp::testing::IsOkAndHolds;
@@ -145,7 +151,8 @@ TEST_F(QueueKillTest, PutMany) {
              }
              EXPECT_THAT(queue->GetNowait(), IsOkAndHolds(5));
              ExpectWorks(*queue, 6);
-           }});
+           },
+       .stride = kOutOfLineStride});
   EXPECT_THAT(deaths_after, Each(Gt(0)));
 }
 
@@ -172,7 +179,8 @@ TEST_F(QueueKillTest, GetMany) {
                EXPECT_THAT(queue->Get(kStranded), IsOkAndHolds(i));
              }
              ExpectWorks(*queue, 4);
-           }});
+           },
+       .stride = kOutOfLineStride});
   EXPECT_THAT(deaths_after, Each(Gt(0)));
 }
 
@@ -518,11 +526,17 @@ TEST_F(QueueKillTest, PutWithSleepingConsumer) {
 
 // One producer survives all deaths: whenever an item has been gotten, it puts
 // the next.
-TEST_F(QueueKillTest, GetWithSleepingProducer) {
+class QueueKillProducerTest : public QueueKillTest {
+ protected:
+  void RunGet(int64_t claim_after_nanos);
+};
+
+void QueueKillProducerTest::RunGet(int64_t claim_after_nanos) {
   constexpr size_t kMaxsize = 2;
   Queue<int> queue(kMaxsize);
   const SharedPage<std::atomic<int>> put;
   auto producer = ChildProcess::Start([&] {
+    ipc_internal::RingTestPeer::SetClaimAfter(claim_after_nanos);
     while (queue.Put(*put).ok()) ++*put;
   });
   const auto await_full = [&] {
@@ -554,6 +568,9 @@ TEST_F(QueueKillTest, GetWithSleepingProducer) {
   queue.Close();
   producer.ExpectExit();
 }
+
+TEST_F(QueueKillProducerTest, Get) { RunGet(kNever); }
+TEST_F(QueueKillProducerTest, GetAfterAClaim) { RunGet(0); }
 
 // ---- Close.
 
@@ -662,41 +679,56 @@ TEST_F(QueueKillTest, GetThatWaits) {
                EXPECT_THAT(queue->Get(kStranded), IsOkAndHolds(1));
              }
              ExpectWorks(*queue, 2);
-           }});
+           },
+       .stride = 3 * kOutOfLineStride});
 }
 
-TEST_F(QueueKillTest, PutThatWaits) {
-  std::optional<Queue<int>> queue;
-  bool gotten = false;
-  Outcomes outcomes;
-  Run({.prepare =
-           [&] {
-             queue.emplace(/*maxsize=*/1);
-             ASSERT_OK(queue->Put(1));
-             gotten = false;
-           },
-       .setup = SleepLong,
-       .op = [&] { queue->Put(2).IgnoreError(); },
-       .unblock =
-           [&] {
-             EXPECT_THAT(queue->GetNowait(), IsOkAndHolds(1));
-             gotten = true;
-           },
-       .check =
-           [&](const KillPoint& point) {
-             if (!gotten) {
-               EXPECT_THAT(queue->Get(kStranded), IsOkAndHolds(1));
-             }
-             const bool put = !queue->Empty();
-             outcomes.Saw(put, point);
-             if (put) {
-               EXPECT_THAT(queue->Get(kStranded), IsOkAndHolds(2));
-             }
-             ExpectWorks(*queue, 3);
-           },
-       // A long spin has tens of thousands.
-       .stride = 5});
-}
+// The victim waits for room; after its death that is for others. Its way must
+// not depend on the time.
+class QueueKillFullTest : public QueueKillTest {
+ protected:
+  void RunPut(int64_t claim_after_nanos, bool spins, int64_t stride) {
+    std::optional<Queue<int>> queue;
+    bool gotten = false;
+    Outcomes outcomes;
+    Run({.prepare =
+             [&] {
+               queue.emplace(/*maxsize=*/1);
+               ASSERT_OK(queue->Put(1));
+               gotten = false;
+             },
+         .setup =
+             [&] {
+               SleepLong();
+               ipc_internal::RingTestPeer::SetClaimAfter(claim_after_nanos);
+               if (!spins) SetAvailableProcessorsForTest(1);
+             },
+         .op = [&] { queue->Put(2).IgnoreError(); },
+         .unblock =
+             [&] {
+               EXPECT_THAT(queue->GetNowait(), IsOkAndHolds(1));
+               gotten = true;
+             },
+         .check =
+             [&](const KillPoint& point) {
+               if (!gotten) {
+                 EXPECT_THAT(queue->Get(kStranded), IsOkAndHolds(1));
+               }
+               const bool put = !queue->Empty();
+               outcomes.Saw(put, point);
+               if (put) {
+                 EXPECT_THAT(queue->Get(kStranded), IsOkAndHolds(2));
+               }
+               ExpectWorks(*queue, 3);
+             },
+         .stride = stride});
+  }
+};
+
+// A spin has tens of thousands.
+TEST_F(QueueKillFullTest, Spins) { RunPut(kNever, /*spins=*/true, 101); }
+TEST_F(QueueKillFullTest, Sleeps) { RunPut(kNever, false, kOutOfLineStride); }
+TEST_F(QueueKillFullTest, Claims) { RunPut(0, false, kOutOfLineStride); }
 
 }  // namespace
 }  // namespace mp

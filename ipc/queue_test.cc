@@ -105,6 +105,27 @@ TEST_F(QueueTest, ManyUpToTheLimit) {
   EXPECT_THAT(queue.GetMany(9), StatusIs(absl::StatusCode::kOutOfRange));
 }
 
+// Whether they come one by one or many at a time, and whoever waits.
+TEST_F(QueueTest, NeverHoldsMoreThanMaxsize) {
+  constexpr size_t kMaxsize = 2;
+  constexpr int kEach = 5'000;
+  Queue<int> queue(kMaxsize);
+  std::vector<ChildProcess> children;
+  for (int i = 0; i < 2; ++i) {
+    children.push_back(ChildProcess::Start([&, i] {
+      for (int n = 0; n < kEach; ++n) {
+        ASSERT_OK(i == 0 ? queue.Put(n)
+                         : queue.PutMany(std::vector{n}).status());
+      }
+    }));
+  }
+  for (int n = 0; n < 2 * kEach; ++n) {
+    ASSERT_LE(queue.qsize(), kMaxsize);
+    ASSERT_OK(queue.Get());
+  }
+  for (ChildProcess& child : children) child.ExpectExit();
+}
+
 // An item that cannot go ends the row before it and is the next call's error.
 TEST_F(QueueTest, ManyWithABadOneAmongThem) {
   Queue<std::string> queue({.capacity_bytes = 4096});

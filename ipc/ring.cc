@@ -5,12 +5,18 @@
 #include <algorithm>
 #include <bit>
 #include <limits>
+#include <mutex>
 #include <new>
 
+#include "absl/base/optimization.h"
+#include "absl/cleanup/cleanup.h"
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "mp/base/deadline.h"
 #include "mp/base/errno_status.h"
 #include "mp/base/file_size_limit.h"
+#include "mp/shm/gate.h"
 #include "mp/shm/liveness.h"
 
 namespace mp::ipc_internal {
@@ -111,6 +117,7 @@ Ring::Ring(SegmentPart<kLayout> part) {
     return;
   }
   total_blocks_ = static_cast<uint32_t>(total / kBlock);
+  max_record_size_ = (size_t{Capacity(regions_ - 1)} - 1) * kBlock;
   control_ = std::shared_ptr<Control>(
       mapping, reinterpret_cast<Control*>(segment.data()));
   common_regions_ = std::clamp(control_->common_regions, 1u, regions_);
@@ -219,12 +226,28 @@ bool Ring::HasRoom(uint32_t blocks) const {
          ConsumersAreBehind(region, tail);
 }
 
-void Ring::SetProducers(uint32_t region, Cursor used_from) {
-  // If this process dies between the two, the old region has a `next`, so
-  // nobody looks at the cursor.
-  control_->producers.seen_other = used_from.packed();
-  std::atomic_signal_fence(std::memory_order_seq_cst);
+void Ring::SetProducers(uint32_t region) {
+  control_->producers.room_blocks = 0;
   control_->producers.region.store(region, std::memory_order_relaxed);
+}
+
+void Ring::SetRoom(uint32_t region, Cursor tail, Cursor used_from) {
+  Control::Side& side = control_->producers;
+  const uint32_t records = tail.records - used_from.records;
+  side.room_records =
+      control_->max_records - std::min(control_->max_records, records);
+  // Of those regions that only one record may fill, Fits() decides each time.
+  if (region >= common_regions_) return;
+  const uint32_t in_region =
+      Capacity(region) - (tail.blocks - used_from.blocks);
+  const auto offset = static_cast<uint32_t>(Offset(region, tail));
+  const uint32_t reserved =
+      control_->regions[region].reserved.load(std::memory_order_relaxed);
+  // All of the memory is there twice in a row, a part of it once.
+  side.room_blocks =
+      reserved == kAll
+          ? in_region
+          : std::min(in_region, reserved - std::min(reserved, offset));
 }
 
 RingResult Ring::FindPlaceSlow(Cursor tail, uint32_t blocks,
@@ -243,7 +266,7 @@ RingResult Ring::FindPlaceSlow(Cursor tail, uint32_t blocks,
   if (tail.blocks - used_from.blocks > Capacity(region)) {
     return RingResult::kCorrupted;
   }
-  SetProducers(region, used_from);
+  SetProducers(region);
   if (!Fits(tail, used_from, region, blocks)) {
     const uint32_t last = region;
     region = RegionToGrowInto(last, tail, blocks);
@@ -273,7 +296,8 @@ RingResult Ring::FindPlaceSlow(Cursor tail, uint32_t blocks,
   }
   std::byte* const memory = Map(region);
   if (memory == nullptr) return RingResult::kNoMemory;
-  SetProducers(region, used_from);
+  SetProducers(region);
+  SetRoom(region, tail, used_from);
   place = memory + offset * kBlock;
   return RingResult::kDone;
 }
@@ -367,14 +391,14 @@ void Ring::Shrink() {
     // there as if it were the next larger one. Whoever takes over after a death
     // at any of these stores finds a way over `next` that is as good.
     const Cursor end = Cursor::Unpack(tail);
-    SetProducers(region, end);
+    SetProducers(region);
     control.consumers.region.store(region, std::memory_order_release);
     Region& first = control.regions[0];
     first.start.store(end.blocks, std::memory_order_relaxed);
     first.next.store(kNoRegion, std::memory_order_relaxed);
     control.regions[region].end.store(end.blocks, std::memory_order_relaxed);
     control.regions[region].next.store(0, std::memory_order_release);
-    SetProducers(0, end);
+    SetProducers(0);
     control.consumers.region.store(0, std::memory_order_release);
     region = 0;
   }
@@ -421,6 +445,238 @@ size_t Ring::ReservedBytes(uint32_t region) const {
 
 // ---- The rest
 
+// ---- Waiting for room
+
+class Ring::RoomWaiter {
+ public:
+  explicit RoomWaiter(Ring& ring) : ring_(ring), control_(*ring.control_) {}
+  RoomWaiter(const RoomWaiter&) = delete;
+  RoomWaiter& operator=(const RoomWaiter&) = delete;
+  // Gives the claim up. And who has waited may have got the only wake-up, so it
+  // passes that on if there is room left, in whichever way it leaves.
+  ~RoomWaiter() {
+    SetServed();
+    if (waited_ && ring_.HasRoom(1)) ring_.TellOfRoom(1);
+  }
+
+  // Not while another producer has a claim.
+  bool MayPutNow(Deadline deadline) const {
+    return claims_ || ring_.MayPutNow(deadline);
+  }
+  bool has_waited() const { return waited_; }
+  // Or otherwise.
+  void SetWaited() { waited_ = true; }
+  // It has put something: the others' turn.
+  void SetServed() {
+    if (claims_) Drop(Liveness::SelfThread());
+    claims_ = false;
+    since_ = 0;
+  }
+
+  // Until there may be room for `blocks`, or the ring is closed. False after
+  // the deadline, or as `watch` says.
+  bool Wait(uint32_t blocks, Deadline deadline, WatchRef watch);
+
+ private:
+  bool WaitInTheCrowd(uint32_t blocks, Deadline deadline, WatchRef watch);
+  // Before each sleep in the crowd.
+  void Claim(uint32_t blocks);
+  // Takes away whoever has `claim`, if that is so still.
+  void Drop(uint64_t claim) {
+    if (control_.claim.compare_exchange_strong(claim, 0,
+                                               std::memory_order_relaxed)) {
+      FenceBeforeNotifyAfterRmw();
+      control_.not_full_for_claim.NotifyAll();
+    }
+  }
+  static Token Process(uint64_t claim) {
+    return static_cast<Token>(claim >> 32) & kTokenMask;
+  }
+
+  Ring& ring_;
+  Control& control_;
+  bool waited_ = false;
+  bool claims_ = false;
+  int64_t since_ = 0;  // when it began to wait, in nanoseconds
+  // The claim that was there, and since when there has been room for it.
+  uint64_t seen_claim_ = 0;
+  int64_t room_since_ = 0;
+};
+
+bool Ring::RoomWaiter::Wait(uint32_t blocks, Deadline deadline,
+                            WatchRef watch) {
+  waited_ = true;
+  if (!claims_ && WaitInTheCrowd(blocks, deadline, watch)) return true;
+  if (!claims_) return false;
+  const uint64_t self = Liveness::SelfThread();
+  const auto is_mine = [this, self] {
+    return control_.claim.load(std::memory_order_relaxed) == self;
+  };
+  const auto ready = [&] {
+    return ring_.HasRoom(blocks) || ring_.closed() || !is_mine();
+  };
+  const bool done = control_.not_full_for_claim.Sleep(ready, deadline, watch);
+  if (!is_mine()) claims_ = false;  // it was too slow
+  return done;
+}
+
+bool Ring::RoomWaiter::WaitInTheCrowd(uint32_t blocks, Deadline deadline,
+                                      WatchRef watch) {
+  if (since_ == 0) since_ = MonotonicNanos();
+  const auto ready = [&] {
+    return (ring_.HasRoom(blocks) &&
+            control_.claim.load(std::memory_order_relaxed) == 0) ||
+           ring_.closed();
+  };
+  return control_.not_full.Wait(
+      control_.producers.spin, ready, deadline, [&](WatchList& list) {
+        Claim(blocks);
+        if (claims_) return false;  // goes on elsewhere
+        list.Add(Process(control_.claim.load(std::memory_order_relaxed)));
+        return watch(list);
+      });
+}
+
+void Ring::RoomWaiter::Claim(uint32_t blocks) {
+  const int64_t now = MonotonicNanos();
+  const int64_t after = claim_after_nanos_.load(std::memory_order_relaxed);
+  uint64_t claim = control_.claim.load(std::memory_order_relaxed);
+  if (claim != 0) {
+    if (claim != seen_claim_ || !ring_.HasRoom(control_.claimed_blocks.load(
+                                    std::memory_order_relaxed))) {
+      seen_claim_ = claim;
+      room_since_ = now;
+    }
+    if (now - room_since_ < after && !Liveness::IsDead(Process(claim))) {
+      return;
+    }
+    Drop(claim);
+    claim = 0;
+  }
+  if (now - since_ < after) return;
+  control_.claimed_blocks.store(blocks, std::memory_order_relaxed);
+  // Relaxed: nothing is guarded. The fence in the gate is between this and the
+  // next look for room, as another one is between a get and its look here.
+  claims_ = control_.claim.compare_exchange_strong(
+      claim, Liveness::SelfThread(), std::memory_order_relaxed);
+}
+
+// ---- Many at a time, and all that waits
+
+RingResult Ring::PutMany(
+    size_t count, absl::FunctionRef<size_t(size_t)> size,
+    absl::FunctionRef<FillResult(size_t, std::byte*, uint32_t)> fill,
+    size_t& done, Deadline deadline, WatchRef watch) {
+  Control& control = *control_;
+  Control::Side& side = control.producers;
+  RoomWaiter waiter(*this);
+  for (done = 0;;) {
+    const size_t before = done;
+    bool beside = false;
+    bool more = false;
+    if (ABSL_PREDICT_TRUE(waiter.MayPutNow(deadline))) {
+      // Once the lock is released, also if `fill` throws.
+      const absl::Cleanup tell = [&control, before, &done] {
+        if (ABSL_PREDICT_FALSE(done == before)) return;
+        FenceBeforeNotifyAfterRmw();
+        control.not_empty.Notify();
+      };
+      // Who takes over from a dead producer finds the tail where it was.
+      if (!AcquireProducers(deadline)) return RingResult::kTimedOut;
+      const std::lock_guard hold(side.lock, std::adopt_lock);
+      if (control.closed.load(std::memory_order_relaxed) != 0) {
+        return RingResult::kClosed;
+      }
+      for (size_t records = 0, bytes = 0;; ++records) {
+        if (ABSL_PREDICT_FALSE(records == kBatchRecords ||
+                               bytes >= kBatchBytes)) {
+          more = true;
+          break;
+        }
+        const size_t next = size(done);
+        const RingResult result = PutLocked(
+            next,
+            [&fill, &done](std::byte* to, uint32_t number) {
+              return fill(done, to, number);
+            },
+            beside);
+        if (ABSL_PREDICT_FALSE(result == RingResult::kTimedOut)) break;
+        if (ABSL_PREDICT_FALSE(result != RingResult::kDone)) return result;
+        if (++done == count) return RingResult::kDone;
+        bytes += next;
+      }
+    }
+    if (more) continue;
+    if (done > before) waiter.SetServed();
+    if (beside) {
+      waiter.SetWaited();
+      if (!AwaitRoomBeside(deadline, watch)) return RingResult::kTimedOut;
+      continue;
+    }
+    // HasRoom() is a hint, and may be wrong for as long as a consumer is
+    // stopped inside a get.
+    if (waiter.has_waited() && deadline.Expired()) return RingResult::kTimedOut;
+    if (!waiter.Wait(BlocksFor(size(done)), deadline, watch)) {
+      return RingResult::kTimedOut;
+    }
+  }
+}
+
+RingResult Ring::GetMany(
+    size_t max,
+    absl::FunctionRef<bool(std::span<const std::byte>, uint32_t)> use,
+    size_t& done, Deadline deadline, WatchRef watch,
+    absl::FunctionRef<void()> removed) {
+  Control& control = *control_;
+  Control::Side& side = control.consumers;
+  bool waited = false;
+  const absl::Cleanup pass_on = [this, &waited] {  // as RoomWaiter
+    if (waited && HasRecord()) control_->not_empty.Notify();
+  };
+  for (done = 0;;) {
+    {
+      const absl::Cleanup tell = [this, &done] {  // as in PutMany
+        if (ABSL_PREDICT_TRUE(done != 0)) TellOfRoom(done);
+      };
+      if (!AcquireConsumers(deadline)) return RingResult::kTimedOut;
+      const std::lock_guard hold(side.lock, std::adopt_lock);
+      if (max != 1) {  // Acquire: pairs with the release in PutLocked.
+        side.seen_tail = control.tail.load(std::memory_order_acquire);
+      }
+      for (;;) {
+        const RingResult result = GetLocked(use, removed);
+        if (ABSL_PREDICT_FALSE(result != RingResult::kDone)) {
+          if (done != 0) return RingResult::kDone;
+          if (result != RingResult::kTimedOut) return result;
+          break;
+        }
+        if (++done == max || done == kBatchRecords ||
+            control.head.load(std::memory_order_relaxed) == side.seen_tail) {
+          return RingResult::kDone;
+        }
+      }
+    }
+    waited = true;
+    const auto ready = [this] { return HasRecord() || closed(); };
+    if (!control.not_empty.Wait(side.spin, ready, deadline, watch)) {
+      return RingResult::kTimedOut;
+    }
+  }
+}
+
+bool Ring::AwaitRoomBeside(Deadline deadline, WatchRef watch) {
+  const uint32_t before = gotten();
+  const auto changed = [this, before] {
+    return gotten() != before || closed();
+  };
+  if (control_->not_full.Wait(control_->producers.spin, changed,
+                              deadline.Sooner(kRoomPatienceNanos), watch)) {
+    return true;
+  }
+  WatchList watched;
+  return !deadline.Expired() && watch(watched);
+}
+
 void Ring::Close() ABSL_NO_THREAD_SAFETY_ANALYSIS {
   Control& control = *control_;
   {
@@ -432,6 +688,7 @@ void Ring::Close() ABSL_NO_THREAD_SAFETY_ANALYSIS {
   FenceBeforeNotify();
   control.not_empty.NotifyAll();
   control.not_full.NotifyAll();
+  control.not_full_for_claim.NotifyAll();
 }
 
 WaitSource Ring::wait_source() const {
@@ -466,10 +723,6 @@ uint32_t Ring::size() const {
 
 uint32_t Ring::gotten() const {
   return Cursor::Unpack(control_->head.load(std::memory_order_acquire)).records;
-}
-
-bool Ring::closed() const {
-  return control_->closed.load(std::memory_order_acquire) != 0;
 }
 
 uint32_t Ring::max_records() const {

@@ -27,6 +27,7 @@
 #ifndef MP_IPC_RING_H_
 #define MP_IPC_RING_H_
 
+#include <algorithm>
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
@@ -43,7 +44,7 @@
 #include "absl/base/attributes.h"
 #include "absl/base/optimization.h"
 #include "absl/base/thread_annotations.h"
-#include "absl/cleanup/cleanup.h"
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "mp/base/deadline.h"
@@ -111,6 +112,7 @@ class Ring {
  public:
   // A watch for Put and Get: ends the wait when one process is dead.
   using WatchOne = Gate::WatchOne;
+  using WatchRef = absl::FunctionRef<bool(WatchList&)>;
 
   static absl::StatusOr<Ring> Create(const RingOptions& options);
 
@@ -122,35 +124,39 @@ class Ring {
   // deadline, or as `watch` says (see BasicGate::Wait). Deadline::Now() does
   // not wait for room, only for another put that is under way at the moment.
   template <class Fill, class Watch = WatchOne>
-  RingResult Put(size_t size, const Fill& fill, Deadline deadline,
-                 const Watch& watch = {kNoToken});
+  ABSL_ATTRIBUTE_ALWAYS_INLINE RingResult Put(size_t size, const Fill& fill,
+                                              Deadline deadline,
+                                              const Watch& watch = {kNoToken});
   // The same for `count` records, one after the other: record i has `size(i)`
   // bytes, which `fill(i, to, number)` writes. As long as there is room, the
   // lock is acquired once. `done` of them have been put, whatever the result.
-  template <class Size, class Fill, class Watch = WatchOne>
-  ABSL_ATTRIBUTE_ALWAYS_INLINE RingResult
-  PutMany(size_t count, const Size& size, const Fill& fill, size_t& done,
-          Deadline deadline, const Watch& watch = {kNoToken});
+  RingResult PutMany(
+      size_t count, absl::FunctionRef<size_t(size_t)> size,
+      absl::FunctionRef<FillResult(size_t, std::byte*, uint32_t)> fill,
+      size_t& done, Deadline deadline, WatchRef watch = WatchOne{kNoToken});
 
   // Calls `use(std::span<const std::byte> record, uint32_t number)` with the
   // oldest record and removes it; `number` is the one it was put with. `use`
   // runs under the consumers' lock, before the record is gone: if it throws, or
   // returns false (it may return nothing), or its process dies in it, the
-  // record stays. `removed()` runs under the lock once it is gone. Waits for a
-  // record until the deadline, or as `watch` says. Deadline::Now() as above.
+  // record stays. `removed()` runs under the lock once it is gone; it must not
+  // throw. Waits for a record until the deadline, or as `watch` says.
+  // Deadline::Now() as above.
   struct DoNothing {
     void operator()() const {}
   };
   template <class Use, class Watch = WatchOne, class Removed = DoNothing>
-  RingResult Get(const Use& use, Deadline deadline,
-                 const Watch& watch = {kNoToken}, const Removed& removed = {});
+  ABSL_ATTRIBUTE_ALWAYS_INLINE RingResult Get(const Use& use, Deadline deadline,
+                                              const Watch& watch = {kNoToken},
+                                              const Removed& removed = {});
   // The same for up to `max` records, of those that are there when there is
   // one. kDone if `done` of them, more than none, have been removed, whatever
   // became of the next one.
-  template <class Use, class Watch = WatchOne, class Removed = DoNothing>
-  ABSL_ATTRIBUTE_ALWAYS_INLINE RingResult
-  GetMany(size_t max, const Use& use, size_t& done, Deadline deadline,
-          const Watch& watch = {kNoToken}, const Removed& removed = {});
+  RingResult GetMany(
+      size_t max,
+      absl::FunctionRef<bool(std::span<const std::byte>, uint32_t)> use,
+      size_t& done, Deadline deadline, WatchRef watch = WatchOne{kNoToken},
+      absl::FunctionRef<void()> removed = DoNothing());
 
   // Waits for a record as Get() does, but takes nothing. False after the
   // deadline, or as `watch` says. When it returns true, another consumer may
@@ -192,13 +198,12 @@ class Ring {
   // For a consumer before Get(), which takes the lock before it spins: spins
   // until there is a record, for as long as that has helped lately.
   void SpinForRecord() {
-    const auto has_record = [this] {
-      PrefetchRecord();
+    const std::byte* const record = NextRecord();
+    const auto has_record = [this, record] {
+      Prefetch(record);
       return HasRecord();
     };
-    if (has_record() || SpinUntil(control_->consumers.spin, has_record)) {
-      PrefetchRecord();
-    }
+    if (!has_record()) SpinUntil(control_->consumers.spin, has_record);
   }
 
   // ---- For consumers that poll() a descriptor.
@@ -284,6 +289,7 @@ class Ring {
     FenceBeforeNotify();
     control_->not_empty.NotifyAll();
     control_->not_full.NotifyAll();
+    control_->not_full_for_claim.NotifyAll();
   }
 
   // Ready while there is a record, or the ring is closed.
@@ -307,11 +313,11 @@ class Ring {
   // Records gotten so far, modulo 2^32. Acquire: who sees record n gotten sees
   // what `use` wrote for it.
   uint32_t gotten() const;
-  bool closed() const;
-  // The largest record that fits.
-  size_t max_record_size() const {
-    return Capacity(regions_ - 1) * kBlock - kBlock;
+  bool closed() const {
+    return control_->closed.load(std::memory_order_acquire) != 0;
   }
+  // The largest record that fits.
+  size_t max_record_size() const { return max_record_size_; }
   // Bytes of memory that are reserved for records at the moment.
   size_t reserved_bytes() const;
   // Why the last Put or Get of this thread said kNoMemory.
@@ -384,6 +390,10 @@ class Ring {
     std::atomic<uint32_t> grown{0};
     // kRaised is changed under the producers' lock.
     std::atomic<uint32_t> signal{0};
+    // For the producer that has waited longest, as far as anybody knows: see
+    // RoomWaiter. What it waits for is a hint.
+    std::atomic<uint64_t> claim{0};  // Liveness::SelfThread(), or 0
+    std::atomic<uint32_t> claimed_blocks{0};
     std::atomic<uint64_t> serial{0};  // stored under the producers' lock
     std::atomic<uint64_t> producer{kNoToken};
     std::atomic<uint64_t> consumer{kNoToken};
@@ -391,11 +401,14 @@ class Ring {
     Region regions[kMaxRegions];
     struct alignas(kApart) Side {
       InPlaceLock lock;
-      // What this side last saw of the other side's cursor: as long as that
-      // suffices, the other side's cache line is left alone. Guarded by lock.
-      // The producers' `blocks` are where the memory of their region is used
-      // from, which may be its start.
-      uint64_t seen_other = 0;
+      // The consumers': the tail as they last saw it. Until they have come
+      // there, they leave the producers' cache line alone. Guarded by lock.
+      uint64_t seen_tail = 0;
+      // The producers': what fits behind the tail for certain, in the region
+      // and its memory, without a look at the consumers' cache line. Guarded by
+      // lock.
+      uint32_t room_blocks = 0;
+      uint32_t room_records = 0;
       // The producers' tail again. Consumers that spin take the line of the
       // real one away, so a producer only writes to that.
       uint64_t tail = 0;
@@ -412,6 +425,7 @@ class Ring {
         0};  // stored under consumers.lock
     alignas(kApart) Gate not_empty;
     Gate not_full;
+    Gate not_full_for_claim;
   };
 
   // A token and the number of departures.
@@ -437,6 +451,21 @@ class Ring {
     const uint64_t value = presence.load(std::memory_order_relaxed);
     return value >> 32 == departures() ? static_cast<Token>(value) : kNoToken;
   }
+
+  // Holds a lock that has been acquired already, as std::lock_guard, which the
+  // compiler puts in line when it likes to.
+  class Hold {
+   public:
+    explicit Hold(InPlaceLock& lock) : lock_(lock) {}
+    Hold(const Hold&) = delete;
+    Hold& operator=(const Hold&) = delete;
+    ABSL_ATTRIBUTE_ALWAYS_INLINE ~Hold() ABSL_NO_THREAD_SAFETY_ANALYSIS {
+      lock_.unlock();
+    }
+
+   private:
+    InPlaceLock& lock_;
+  };
 
   static uint32_t BlocksFor(size_t size) {
     return static_cast<uint32_t>(RecordSize(size) / kBlock);
@@ -465,12 +494,13 @@ class Ring {
     const AcquireResult acquired = AcquirePatiently(lock, deadline);
     if (acquired == kOwnerDied) {
       control_->producers.tail = control_->tail.load(std::memory_order_relaxed);
+      control_->producers.room_blocks = 0;
     }
     return acquired != kTimedOut;
   }
 
   static constexpr uint64_t kLayout =
-      LayoutFingerprint("ring", 4, sizeof(Control));
+      LayoutFingerprint("ring", 5, sizeof(Control));
 
   // What a process has of the ring. Regions are mapped when they are first used
   // there.
@@ -510,11 +540,50 @@ class Ring {
   static FillResult ToFillResult(bool filled) {
     return filled ? FillResult::kFilled : FillResult::kAborted;
   }
+  template <class Use>
+  ABSL_ATTRIBUTE_ALWAYS_INLINE static bool Takes(
+      const Use& use, std::span<const std::byte> record, uint32_t number) {
+    if constexpr (std::is_same_v<decltype(use(record, number)), bool>) {
+      return use(record, number);
+    } else {
+      use(record, number);
+      return true;
+    }
+  }
+  // A producer that waits for room. Others that come when there is room are
+  // served before it, so that nobody sleeps while work can be done, and a large
+  // record may find that small ones take the room again and again. So after
+  // kClaimAfterNanos a waiter claims the room that comes next: all others wait
+  // until it has put its record or given up. (As sync.Mutex of Go does in its
+  // starvation mode.) Puts that do not wait take no notice.
+  //
+  // A claim is no lock, and nothing breaks without it. It goes when its process
+  // dies, and from one that is stopped: when there has been room for it for as
+  // long as it took to claim that.
+  class RoomWaiter;
+  bool MayPutNow(Deadline deadline) const {
+    return control_->claim.load(std::memory_order_relaxed) == 0 ||
+           deadline == Deadline::Now();
+  }
+  static constexpr int64_t kClaimAfterNanos = 10'000'000;
+  static inline std::atomic<int64_t> claim_after_nanos_{kClaimAfterNanos};
+  // After so many records have gone, and the lock was released.
+  ABSL_ATTRIBUTE_ALWAYS_INLINE void TellOfRoom(size_t records) {
+    FenceBeforeNotifyAfterRmw();
+    if (ABSL_PREDICT_FALSE(control_->claim.load(std::memory_order_relaxed) !=
+                           0)) {
+      control_->not_full_for_claim.NotifyAll();
+    } else if (ABSL_PREDICT_TRUE(records == 1)) {
+      control_->not_full.Notify();
+    } else {
+      // It may be room for one that the first to wake cannot use.
+      control_->not_full.NotifyAll();
+    }
+  }
   // For a while, until there may be room for what goes with a record. Room may
   // have come before the call already, or come without notice when a consumer
   // dies, hence the while. False if Put must give up.
-  template <class Watch>
-  bool AwaitRoomBeside(Deadline deadline, Watch watch);
+  bool AwaitRoomBeside(Deadline deadline, WatchRef watch);
   static constexpr int64_t kRoomPatienceNanos = 10'000'000;
   // For the producers, who have come to `region`: the consumers' cursor, or the
   // region's start while the consumers are in another one.
@@ -546,31 +615,29 @@ class Ring {
   template <class Use, class Removed>
   ABSL_ATTRIBUTE_ALWAYS_INLINE RingResult GetLocked(const Use& use,
                                                     const Removed& removed);
-
   // Where to put a record; under the producers' lock. kTimedOut: no room now.
-  RingResult FindPlace(Cursor tail, uint32_t blocks, std::byte*& place) {
-    Control& control = *control_;
-    const uint32_t region =
-        control.producers.region.load(std::memory_order_relaxed);
-    if (ABSL_PREDICT_TRUE(region < regions_)) {
-      const Region& r = control.regions[region];
+  ABSL_ATTRIBUTE_ALWAYS_INLINE RingResult FindPlace(Cursor tail,
+                                                    uint32_t blocks,
+                                                    std::byte*& place) {
+    const Control::Side& side = control_->producers;
+    const uint32_t region = side.region.load(std::memory_order_relaxed);
+    if (ABSL_PREDICT_TRUE(blocks <= side.room_blocks &&
+                          side.room_records != 0 && region < regions_)) {
       std::byte* const memory =
           mapping_->regions[region].load(std::memory_order_acquire);
-      const size_t offset = Offset(region, tail);
-      if (ABSL_PREDICT_TRUE(
-              r.next.load(std::memory_order_relaxed) == kNoRegion &&
-              Fits(tail, Cursor::Unpack(control.producers.seen_other), region,
-                   blocks) &&
-              HasMemory(r, offset, blocks) && memory != nullptr)) {
-        place = memory + offset * kBlock;
+      // Whatever the shared memory says, no access is outside the region.
+      if (ABSL_PREDICT_TRUE(memory != nullptr && blocks <= Capacity(region))) {
+        place = memory + Offset(region, tail) * kBlock;
         return RingResult::kDone;
       }
     }
     return FindPlaceSlow(tail, blocks, place);
   }
   RingResult FindPlaceSlow(Cursor tail, uint32_t blocks, std::byte*& place);
-  // `region` is the last one, in use from there.
-  void SetProducers(uint32_t region, Cursor used_from);
+  // `region` is the last one.
+  void SetProducers(uint32_t region);
+  // What fits there behind the tail.
+  void SetRoom(uint32_t region, Cursor tail, Cursor used_from);
   static bool HasMemory(const Region& region, size_t offset, uint32_t blocks) {
     return offset + blocks <= region.reserved.load(std::memory_order_relaxed);
   }
@@ -584,8 +651,9 @@ class Ring {
   std::byte* Map(uint32_t region);
 
   // Where the record at the head is; under the consumers' lock.
-  RingResult FindRecord(Cursor head, const std::byte*& record,
-                        uint32_t& capacity) {
+  ABSL_ATTRIBUTE_ALWAYS_INLINE RingResult FindRecord(Cursor head,
+                                                     const std::byte*& record,
+                                                     uint32_t& capacity) {
     Control& control = *control_;
     const uint32_t region =
         control.consumers.region.load(std::memory_order_relaxed);
@@ -622,19 +690,21 @@ class Ring {
   // producers' lock, which Clang's analysis does not follow.
   void Shrink() ABSL_NO_THREAD_SAFETY_ANALYSIS;
 
-  // The beginning of what a consumer reads next, which is in another cache.
-  void PrefetchRecord() const {
+  // What a consumer reads next, as far as this process has seen it; null if it
+  // does not know.
+  const std::byte* NextRecord() const {
     const uint32_t region =
         control_->consumers.region.load(std::memory_order_relaxed);
-    if (region >= regions_) return;
+    if (region >= regions_) return nullptr;
     const std::byte* const memory =
         mapping_->regions[region].load(std::memory_order_relaxed);
-    if (memory == nullptr) return;
-    const std::byte* const record =
-        memory +
-        Offset(region,
-               Cursor::Unpack(control_->head.load(std::memory_order_relaxed))) *
-            kBlock;
+    if (memory == nullptr) return nullptr;
+    const Cursor head =
+        Cursor::Unpack(control_->head.load(std::memory_order_relaxed));
+    return memory + Offset(region, head) * kBlock;
+  }
+  // The beginning of it, which is in another cache. Harmless for any address.
+  static void Prefetch(const std::byte* record) {
     __builtin_prefetch(record);
     __builtin_prefetch(record + 64);
   }
@@ -654,86 +724,43 @@ class Ring {
   uint32_t regions_ = 0;
   uint32_t common_regions_ = 0;  // the smallest ones are for all records
   uint32_t total_blocks_ = 0;    // of all regions
+  size_t max_record_size_ = 0;
 };
 
 // ---- implementation ----
 
 template <class Fill, class Watch>
-RingResult Ring::Put(size_t size, const Fill& fill, Deadline deadline,
-                     const Watch& watch) {
+inline RingResult Ring::Put(size_t size, const Fill& fill, Deadline deadline,
+                            const Watch& watch) {
+  Control& control = *control_;
+  InPlaceLock& lock = control.producers.lock;
+  // The usual case apart: the compiler keeps in registers what does not wait.
+  if (ABSL_PREDICT_TRUE(MayPutNow(deadline) && lock.TryAcquire())) {
+    RingResult result = RingResult::kClosed;
+    bool beside = false;
+    {
+      const Hold hold(lock);
+      if (ABSL_PREDICT_TRUE(control.closed.load(std::memory_order_relaxed) ==
+                            0)) {
+        result = PutLocked(size, fill, beside);
+      }
+    }
+    if (ABSL_PREDICT_TRUE(result == RingResult::kDone)) {
+      FenceBeforeNotifyAfterRmw();
+      control.not_empty.Notify();
+      return result;
+    }
+    if (result != RingResult::kTimedOut || deadline == Deadline::Now()) {
+      return result;
+    }
+  }
   size_t done;
   return PutMany(
       1, [size](size_t) { return size; },
       [&fill](size_t, std::byte* to, uint32_t number) {
-        return fill(to, number);
+        return ToFillResult(fill(to, number));
       },
       done, deadline, watch);
-}
-
-template <class Size, class Fill, class Watch>
-inline RingResult Ring::PutMany(size_t count, const Size& size,
-                                const Fill& fill, size_t& done,
-                                Deadline deadline, const Watch& watch) {
-  Control& control = *control_;
-  Control::Side& side = control.producers;
-  bool waited = false;
-  // Who has waited may have got the only wake-up, so it passes that on if there
-  // is room left, in whichever way it leaves.
-  const absl::Cleanup pass_on = [this, &waited] {
-    if (waited && HasRoom(1)) control_->not_full.Notify();
-  };
-  for (done = 0;;) {
-    bool beside = false;
-    bool more = false;
-    {
-      // Once the lock is released, also if `fill` throws.
-      const absl::Cleanup tell = [&control, before = done, &done] {
-        if (ABSL_PREDICT_FALSE(done == before)) return;
-        FenceBeforeNotifyAfterRmw();
-        control.not_empty.Notify();
-      };
-      // Who takes over from a dead producer finds the tail where it was.
-      if (!AcquireProducers(deadline)) return RingResult::kTimedOut;
-      const std::lock_guard hold(side.lock, std::adopt_lock);
-      if (control.closed.load(std::memory_order_relaxed) != 0) {
-        return RingResult::kClosed;
-      }
-      for (size_t records = 0, bytes = 0;; ++records) {
-        if (ABSL_PREDICT_FALSE(records == kBatchRecords ||
-                               bytes >= kBatchBytes)) {
-          more = true;
-          break;
-        }
-        const size_t next = size(done);
-        const RingResult result = PutLocked(
-            next,
-            [&fill, &done](std::byte* to, uint32_t number) {
-              return fill(done, to, number);
-            },
-            beside);
-        if (ABSL_PREDICT_FALSE(result == RingResult::kTimedOut)) break;
-        if (ABSL_PREDICT_FALSE(result != RingResult::kDone)) return result;
-        if (++done == count) return RingResult::kDone;
-        bytes += next;
-      }
-    }
-    if (more) continue;
-    if (beside) {
-      waited = true;
-      if (!AwaitRoomBeside(deadline, watch)) return RingResult::kTimedOut;
-      continue;
-    }
-    // HasRoom() is a hint, and may be wrong for as long as a consumer is
-    // stopped inside a get.
-    if (waited && deadline.Expired()) return RingResult::kTimedOut;
-    waited = true;
-    const auto ready = [this, blocks = BlocksFor(size(done))] {
-      return HasRoom(blocks) || closed();
-    };
-    if (!control.not_full.Wait(side.spin, ready, deadline, watch)) {
-      return RingResult::kTimedOut;
-    }
-  }
 }
 
 template <class Fill>
@@ -760,58 +787,38 @@ inline RingResult Ring::PutLocked(size_t size, const Fill& fill, bool& beside) {
   // Release: who sees the new tail sees the record.
   control.tail.store(next.packed(), std::memory_order_release);
   side.tail = next.packed();
+  // FindPlaceSlow() may find a place where it can promise none.
+  side.room_blocks -= std::min(side.room_blocks, blocks);
+  side.room_records -= std::min(side.room_records, 1u);
   return RingResult::kDone;
 }
 
 template <class Use, class Watch, class Removed>
-RingResult Ring::Get(const Use& use, Deadline deadline, const Watch& watch,
-                     const Removed& removed) {
-  size_t done;
-  return GetMany(1, use, done, deadline, watch, removed);
-}
-
-template <class Use, class Watch, class Removed>
-inline RingResult Ring::GetMany(size_t max, const Use& use, size_t& done,
-                                Deadline deadline, const Watch& watch,
-                                const Removed& removed) {
+inline RingResult Ring::Get(const Use& use, Deadline deadline,
+                            const Watch& watch, const Removed& removed) {
   Control& control = *control_;
-  Control::Side& side = control.consumers;
-  bool waited = false;
-  const absl::Cleanup pass_on = [this, &waited] {  // as in PutMany
-    if (waited && HasRecord()) control_->not_empty.Notify();
-  };
-  for (done = 0;;) {
+  InPlaceLock& lock = control.consumers.lock;
+  if (ABSL_PREDICT_TRUE(lock.TryAcquire())) {  // as in Put
+    RingResult result;
     {
-      const absl::Cleanup tell = [&control, &done] {  // as in PutMany
-        if (ABSL_PREDICT_FALSE(done == 0)) return;
-        FenceBeforeNotifyAfterRmw();
-        // Room for many may be room for one that the first to wake cannot use.
-        done == 1 ? control.not_full.Notify() : control.not_full.NotifyAll();
-      };
-      if (!AcquireConsumers(deadline)) return RingResult::kTimedOut;
-      const std::lock_guard hold(side.lock, std::adopt_lock);
-      if (max != 1) {  // Acquire: pairs with the release in PutLocked.
-        side.seen_other = control.tail.load(std::memory_order_acquire);
-      }
-      for (;;) {
-        const RingResult result = GetLocked(use, removed);
-        if (ABSL_PREDICT_FALSE(result != RingResult::kDone)) {
-          if (done != 0) return RingResult::kDone;
-          if (result != RingResult::kTimedOut) return result;
-          break;
-        }
-        if (++done == max || done == kBatchRecords ||
-            control.head.load(std::memory_order_relaxed) == side.seen_other) {
-          return RingResult::kDone;
-        }
-      }
+      const Hold hold(lock);
+      result = GetLocked(use, removed);
     }
-    waited = true;
-    const auto ready = [this] { return HasRecord() || closed(); };
-    if (!control.not_empty.Wait(side.spin, ready, deadline, watch)) {
-      return RingResult::kTimedOut;
+    if (ABSL_PREDICT_TRUE(result == RingResult::kDone)) {
+      TellOfRoom(/*records=*/1);
+      return result;
+    }
+    if (result != RingResult::kTimedOut || deadline == Deadline::Now()) {
+      return result;
     }
   }
+  size_t done;
+  return GetMany(
+      1,
+      [&use](std::span<const std::byte> bytes, uint32_t number) {
+        return Takes(use, bytes, number);
+      },
+      done, deadline, watch, removed);
 }
 
 template <class Use, class Removed>
@@ -821,14 +828,14 @@ inline RingResult Ring::GetLocked(const Use& use, const Removed& removed) {
   const Cursor head =
       Cursor::Unpack(control.head.load(std::memory_order_relaxed));
   bool was_closed = false;
-  if (head.packed() == side.seen_other) {
+  if (head.packed() == side.seen_tail) {
     // In this order, both acquire: Close() waits for the last put, so who sees
     // the ring closed sees every record.
     was_closed = closed();
     // Acquire: pairs with the release in PutLocked.
-    side.seen_other = control.tail.load(std::memory_order_acquire);
+    side.seen_tail = control.tail.load(std::memory_order_acquire);
   }
-  const Cursor tail = Cursor::Unpack(side.seen_other);
+  const Cursor tail = Cursor::Unpack(side.seen_tail);
   if (head.packed() == tail.packed()) {
     return was_closed ? RingResult::kClosed : RingResult::kTimedOut;
   }
@@ -843,11 +850,7 @@ inline RingResult Ring::GetLocked(const Use& use, const Removed& removed) {
     return RingResult::kCorrupted;
   }
   const std::span<const std::byte> bytes(record + kBlock, size);
-  if constexpr (std::is_same_v<decltype(use(bytes, head.records)), bool>) {
-    if (!use(bytes, head.records)) return RingResult::kAborted;
-  } else {
-    use(bytes, head.records);
-  }
+  if (!Takes(use, bytes, head.records)) return RingResult::kAborted;
   const Cursor next = {.records = head.records + 1,
                        .blocks = head.blocks + BlocksFor(size)};
   // Release: the record was read before a producer may write there again.
@@ -858,20 +861,6 @@ inline RingResult Ring::GetLocked(const Use& use, const Removed& removed) {
     Shrink();
   }
   return RingResult::kDone;
-}
-
-template <class Watch>
-bool Ring::AwaitRoomBeside(Deadline deadline, Watch watch) {
-  const uint32_t before = gotten();
-  const auto changed = [this, before] {
-    return gotten() != before || closed();
-  };
-  if (control_->not_full.Wait(control_->producers.spin, changed,
-                              deadline.Sooner(kRoomPatienceNanos), watch)) {
-    return true;
-  }
-  WatchList watched;
-  return !deadline.Expired() && watch(watched);
 }
 
 template <class F>

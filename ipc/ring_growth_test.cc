@@ -48,8 +48,8 @@ struct RingTestPeer {
     control.tail = cursor;
     control.producers.tail = cursor;
     control.head = cursor;
-    control.producers.seen_other = cursor;
-    control.consumers.seen_other = cursor;
+    control.producers.room_blocks = 0;
+    control.consumers.seen_tail = cursor;
   }
 };
 

@@ -52,8 +52,8 @@ struct RingTestPeer {
     control.tail = cursor;
     control.producers.tail = cursor;
     control.head = cursor;
-    control.producers.seen_other = cursor;
-    control.consumers.seen_other = cursor;
+    control.producers.room_blocks = 0;
+    control.consumers.seen_tail = cursor;
   }
   static void MoveTail(Ring& ring, uint32_t blocks) {
     Ring::Control& control = *ring.control_;
@@ -61,7 +61,8 @@ struct RingTestPeer {
     tail.blocks += blocks;
     control.tail = tail.packed();
     control.producers.tail = tail.packed();
-    control.consumers.seen_other = control.tail;
+    control.producers.room_blocks = 0;
+    control.consumers.seen_tail = control.tail;
   }
   static std::span<std::byte> Control(Ring& ring) {
     return std::as_writable_bytes(std::span(ring.control_.get(), 1));
@@ -71,6 +72,13 @@ struct RingTestPeer {
   }
   static void SetReserved(Ring& ring, uint32_t region, uint32_t blocks) {
     ring.control_->regions[region].reserved = blocks;
+  }
+  // Which thread has claimed the next room; 0 for none.
+  static uint64_t Claim(const Ring& ring) {
+    return ring.control_->claim.load();
+  }
+  static void SetClaim(Ring& ring, uint64_t claim) {
+    ring.control_->claim = claim;
   }
   static constexpr uint64_t kLayout = Ring::kLayout;
 };
@@ -757,6 +765,164 @@ TEST_F(PatientRingTest, SpinUntilLeavesRecordsToOthers) {
     EXPECT_EQ(Put(ring, "x"), RingResult::kDone);
   }
   sleeper.ExpectExit();
+}
+
+// ---- Whose turn it is.
+
+class ClaimTest : public RingTest {
+ protected:
+  // Puts a record that has no room, in another process.
+  ChildProcess StartPut(Ring& ring, std::string data,
+                        Deadline deadline = kInfinite) {
+    return ChildProcess::Start(
+        [ring, data = std::move(data), deadline]() mutable {
+          EXPECT_EQ(Put(ring, data, deadline), RingResult::kDone);
+        });
+  }
+  static void AwaitClaim(const Ring& ring) {
+    while (RingTestPeer::Claim(ring) == 0) {
+      absl::SleepFor(absl::Milliseconds(1));
+    }
+  }
+  static void Fill(Ring& ring, int records) {
+    for (int i = 0; i < records; ++i) {
+      ASSERT_EQ(Put(ring, "old"), RingResult::kDone);
+    }
+  }
+  static void ExpectNext(Ring& ring, std::string_view data) {
+    Record record;
+    EXPECT_EQ(Get(ring, &record, kInfinite), RingResult::kDone);
+    EXPECT_EQ(record.data, data);
+  }
+};
+
+// Small ones take every room that there is; the large one needs all of it.
+TEST_F(ClaimTest, LargeRecordAmongSmallOnes) {
+  Ring ring = MakeRing();
+  const std::string large(ring.max_record_size(), 'l');
+  const SharedPage<std::atomic<bool>> end;
+  std::vector<ChildProcess> crowd;
+  for (int i = 0; i < 2; ++i) {
+    crowd.push_back(ChildProcess::Start([&] {
+      while (!*end) ASSERT_EQ(Put(ring, "small", kInfinite), RingResult::kDone);
+    }));
+  }
+  Record record;
+  for (int i = 0; i < 100; ++i) {
+    ASSERT_EQ(Get(ring, &record, kInfinite), RingResult::kDone);
+  }
+  ChildProcess waiter = StartPut(ring, large);
+  do {
+    ASSERT_EQ(Get(ring, &record, kInfinite), RingResult::kDone);
+  } while (record.data != large);
+  waiter.ExpectExit();
+  *end = true;
+  while (TryGet(ring).has_value()) {
+  }
+  for (ChildProcess& child : crowd) child.ExpectExit();
+  EXPECT_EQ(RingTestPeer::Claim(ring), 0u);
+}
+
+TEST_F(ClaimTest, WhoHasWaitedComesFirst) {
+  Ring ring = MakeRing(/*max_records=*/2);
+  Fill(ring, 2);
+  ChildProcess waiter = StartPut(ring, "waiter");
+  AwaitClaim(ring);
+  // Comes anew all the time, and so is always there when there is room.
+  ChildProcess hasty = ChildProcess::Start([&] {
+    while (Put(ring, "hasty", Deadline::After(absl::Microseconds(100))) !=
+           RingResult::kDone) {
+    }
+  });
+  absl::SleepFor(absl::Milliseconds(5));
+  for (const char* const data : {"old", "old", "waiter", "hasty"}) {
+    ExpectNext(ring, data);
+  }
+  waiter.ExpectExit();
+  hasty.ExpectExit();
+  EXPECT_EQ(RingTestPeer::Claim(ring), 0u);
+}
+
+TEST_F(ClaimTest, PutThatDoesNotWaitTakesNoNotice) {
+  Ring ring = MakeRing();
+  Fill(ring, 1);
+  ChildProcess waiter =
+      StartPut(ring, std::string(ring.max_record_size(), 'l'));
+  AwaitClaim(ring);
+  EXPECT_EQ(Put(ring, "now"), RingResult::kDone);
+  EXPECT_EQ(Put(ring, "later", Deadline::After(absl::Milliseconds(1))),
+            RingResult::kTimedOut);
+  ExpectNext(ring, "old");
+  ExpectNext(ring, "now");
+  ExpectNext(ring, std::string(ring.max_record_size(), 'l'));
+  waiter.ExpectExit();
+}
+
+TEST_F(ClaimTest, GivingUpEndsIt) {
+  Ring ring = MakeRing(/*max_records=*/1);
+  Fill(ring, 1);
+  auto waiter = ChildProcess::Start([&] {
+    EXPECT_EQ(Put(ring, "x", Deadline::After(absl::Milliseconds(60))),
+              RingResult::kTimedOut);
+  });
+  AwaitClaim(ring);
+  waiter.ExpectExit();
+  EXPECT_EQ(RingTestPeer::Claim(ring), 0u);
+}
+
+TEST_F(ClaimTest, EndsWhenTheRingIsClosed) {
+  Ring ring = MakeRing(/*max_records=*/1);
+  Fill(ring, 1);
+  auto waiter = ChildProcess::Start(
+      [&] { EXPECT_EQ(Put(ring, "x", kInfinite), RingResult::kClosed); });
+  AwaitClaim(ring);
+  ring.Close();
+  waiter.ExpectExit();
+  EXPECT_EQ(RingTestPeer::Claim(ring), 0u);
+}
+
+TEST_F(ClaimTest, DiesWithItsProcess) {
+  Ring ring = MakeRing(/*max_records=*/1);
+  Fill(ring, 1);
+  ChildProcess victim = StartPut(ring, "victim");
+  AwaitClaim(ring);
+  ChildProcess other = StartPut(ring, "other");
+  ASSERT_TRUE(other.WaitUntilAsleep());
+  victim.Kill();
+  victim.ExpectSignal(SIGKILL);
+  ExpectNext(ring, "old");
+  ExpectNext(ring, "other");
+  other.ExpectExit();
+  EXPECT_EQ(RingTestPeer::Claim(ring), 0u);
+}
+
+// A process that is stopped has a claim for no longer than others have waited.
+TEST_F(ClaimTest, LapsesIfItIsNotUsed) {
+  Ring ring = MakeRing(/*max_records=*/1);
+  Fill(ring, 1);
+  ChildProcess stopped = StartPut(ring, "stopped");
+  AwaitClaim(ring);
+  ASSERT_TRUE(stopped.Stop());
+  ChildProcess other = StartPut(ring, "other");
+  ExpectNext(ring, "old");
+  ExpectNext(ring, "other");
+  other.ExpectExit();
+  stopped.Continue();
+  ExpectNext(ring, "stopped");
+  stopped.ExpectExit();
+  EXPECT_EQ(RingTestPeer::Claim(ring), 0u);
+}
+
+// Of a process that has never been, or that does not wait at all.
+TEST_F(ClaimTest, Nonsense) {
+  Ring ring = MakeRing();
+  for (const uint64_t claim :
+       {uint64_t{1}, ~uint64_t{0}, uint64_t{Liveness::Self()} << 32 | 12345}) {
+    RingTestPeer::SetClaim(ring, claim);
+    EXPECT_EQ(Put(ring, "x", kInfinite), RingResult::kDone);
+    EXPECT_EQ(RingTestPeer::Claim(ring), 0u);
+    ExpectNext(ring, "x");
+  }
 }
 
 // ---- Who is there.

@@ -8,6 +8,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <bit>
 #include <cstdio>
 #include <cstring>
 #include <memory>
@@ -25,49 +26,26 @@
 namespace mp {
 namespace {
 
-constexpr uint32_t kIndexBits = 12;
-constexpr uint32_t kSlots = 1u << kIndexBits;
+using Slot = shm_internal::LivenessSlot;
+
+constexpr uint32_t kSlots = Slot::kCount;
+constexpr uint32_t kIndexBits = std::countr_zero(kSlots);
 constexpr uint32_t kMaxGeneration = (kTokenLimit >> kIndexBits) - 1;
+static_assert(std::has_single_bit(kSlots));
 static_assert(kMaxLiveProcesses == kSlots - 1);  // slot 0 is nobody's
-
-// Who holds `life` owns the slot. All other fields are written by the holder
-// alone. `token` is 0 while they change, so a reader that sees the same token
-// before and after has read one process's fields.
-struct Slot {
-  pthread_mutex_t life;  // robust; held as long as the process lives
-  std::atomic<Token> token;
-  std::atomic<uint32_t> generation;
-  std::atomic<pid_t> pid;
-  // The thread that holds `life` or held it last. If it is the first thread of
-  // the process, only its end or exec takes the certificate away.
-  std::atomic<pid_t> holder;
-  std::atomic<int64_t> alive_at_nanos;
-
-  // The C library keeps the holder's thread id in the first word, with the
-  // bits that the kernel's robust-futex ABI gives it.
-  FutexWord& life_word() {
-    static_assert(offsetof(pthread_mutex_t, __data.__lock) == 0);
-    return *reinterpret_cast<FutexWord*>(&life);
-  }
-
-  ProcessIdentity identity() const {
-    return {.pid = pid.load(std::memory_order_relaxed),
-            .alive_at_nanos = alive_at_nanos.load(std::memory_order_relaxed)};
-  }
-};
-
-struct alignas(64) PaddedSlot : Slot {};
 
 struct Table {
   uint64_t pid_namespace;      // that of all processes in it; 0 if unknown
   std::atomic<uint32_t> next;  // where the search for a free slot begins
-  PaddedSlot slots[kSlots];
+  Slot slots[kSlots];
 };
 
 constexpr uint64_t kLayout = LayoutFingerprint("liveness", 2, sizeof(Table));
 
-bool Certified(uint32_t life) {
-  return (life & FUTEX_TID_MASK) != 0 && (life & FUTEX_OWNER_DIED) == 0;
+ProcessIdentity IdentityIn(const Slot& slot) {
+  return {
+      .pid = slot.pid.load(std::memory_order_relaxed),
+      .alive_at_nanos = slot.alive_at_nanos.load(std::memory_order_relaxed)};
 }
 
 // Names the calling process's, 0 if the kernel does not tell.
@@ -86,7 +64,7 @@ absl::StatusOr<std::shared_ptr<Segment>> CreateTable() {
   pthread_mutexattr_init(&attributes);
   pthread_mutexattr_setpshared(&attributes, PTHREAD_PROCESS_SHARED);
   pthread_mutexattr_setrobust(&attributes, PTHREAD_MUTEX_ROBUST);
-  for (PaddedSlot& slot : table->slots) {
+  for (Slot& slot : table->slots) {
     pthread_mutex_init(&slot.life, &attributes);
   }
   pthread_mutexattr_destroy(&attributes);
@@ -210,8 +188,9 @@ struct LivenessInternals {
     }
     not_inherited = absl::OkStatus();
     segments.push_back(std::move(family));
-    table.store(reinterpret_cast<Table*>(segments.back()->data()),
-                std::memory_order_release);
+    auto* const adopted = reinterpret_cast<Table*>(segments.back()->data());
+    Liveness::slots_.store(adopted->slots, std::memory_order_release);
+    table.store(adopted, std::memory_order_release);
   }
 
   absl::Status JoinLocked() {
@@ -245,7 +224,7 @@ struct LivenessInternals {
     // Nobody holds the certificate: its process has ended, or only the thread
     // that held it.
     if (slot.token.load(std::memory_order_relaxed) != kNoToken &&
-        !ProvenDead(slot.identity(),
+        !ProvenDead(IdentityIn(slot),
                     slot.holder.load(std::memory_order_relaxed))) {
       pthread_mutex_unlock(&slot.life);
       return false;
@@ -303,12 +282,6 @@ namespace {
 // everything this program forks.
 [[maybe_unused]] const LivenessInternals& registered = LivenessInternals::Get();
 
-Slot& SlotOf(Token token) {
-  Table* table = LivenessInternals::Get().table.load(std::memory_order_acquire);
-  MP_CHECK(table != nullptr) << "a shared object from another family";
-  return table->slots[token % kSlots];
-}
-
 }  // namespace
 
 absl::Status Liveness::Join() {
@@ -352,26 +325,25 @@ uint64_t Liveness::NameThread() {
   return self_thread_;
 }
 
-bool Liveness::IsDead(Token token) {
-  // `token` was read from some word: the slot must not be older than that.
-  std::atomic_thread_fence(std::memory_order_acquire);
-  Slot& slot = SlotOf(token);
+Liveness::Slot& Liveness::SlotOf(Token token) {
+  Slot* const slots = slots_.load(std::memory_order_acquire);
+  MP_CHECK(slots != nullptr) << "a shared object from another family";
+  return slots[token % Slot::kCount];
+}
+
+bool Liveness::IsDeadSlow(Token token) {
+  const Slot& slot = SlotOf(token);
   // A slot passes on only after its process is proven dead. Acquire, so that
   // the fields read next are not older than the token.
   if (slot.token.load(std::memory_order_acquire) != token) return true;
-  if (Certified(slot.life_word().load(std::memory_order_acquire))) {
-    return false;
-  }
-  const ProcessIdentity identity = slot.identity();
+  const ProcessIdentity identity = IdentityIn(slot);
   const pid_t holder = slot.holder.load(std::memory_order_relaxed);
   // The fields belong to `token` only if it is still there after reading them,
   // and another thread of the process may have taken the certificate over.
   std::atomic_thread_fence(std::memory_order_acquire);
   if (slot.token.load(std::memory_order_relaxed) != token) return true;
-  if (Certified(slot.life_word().load(std::memory_order_relaxed))) {
-    return false;
-  }
-  return ProvenDead(identity, holder);
+  return !Slot::Certifies(slot.life_word().load(std::memory_order_relaxed)) &&
+         ProvenDead(identity, holder);
 }
 
 pid_t Liveness::Pid(Token token) {
@@ -387,13 +359,13 @@ const FutexWord* Liveness::Watch(Token token, uint32_t* expected) {
   FutexWord& life = slot.life_word();
   uint32_t value = life.load(std::memory_order_relaxed);
   // Without FUTEX_WAITERS the kernel marks the word but wakes nobody.
-  while (Certified(value) && (value & FUTEX_WAITERS) == 0) {
+  while (Slot::Certifies(value) && (value & FUTEX_WAITERS) == 0) {
     if (life.compare_exchange_weak(value, value | FUTEX_WAITERS,
                                    std::memory_order_relaxed)) {
       value |= FUTEX_WAITERS;
     }
   }
-  if (!Certified(value)) return nullptr;
+  if (!Slot::Certifies(value)) return nullptr;
   *expected = value;
   return &life;
 }
@@ -402,7 +374,7 @@ void Liveness::Rehome() {
   LivenessInternals& internals = LivenessInternals::Get();
   Slot* const own = internals.own_slot.load(std::memory_order_relaxed);
   if (own == nullptr ||
-      Certified(own->life_word().load(std::memory_order_relaxed))) {
+      Slot::Certifies(own->life_word().load(std::memory_order_relaxed))) {
     return;
   }
   const std::lock_guard<std::mutex> lock(internals.mutex);

@@ -21,9 +21,12 @@
 #ifndef MP_SHM_LIVENESS_H_
 #define MP_SHM_LIVENESS_H_
 
+#include <linux/futex.h>
+#include <pthread.h>
 #include <sys/types.h>
 
 #include <atomic>
+#include <cstddef>
 #include <cstdint>
 
 #include "absl/base/optimization.h"
@@ -47,6 +50,41 @@ inline constexpr Token kDeadToken = 1;
 
 // Live processes that one family can have.
 inline constexpr int kMaxLiveProcesses = 4095;
+
+namespace shm_internal {
+
+// A process's place in the table. Who holds `life` owns it. All other fields
+// are written by the holder alone. `token` is 0 while they change, so a reader
+// that sees the same token before and after has read one process's fields.
+struct alignas(64) LivenessSlot {
+  static constexpr uint32_t kCount = kMaxLiveProcesses + 1;
+
+  pthread_mutex_t life;  // robust; held as long as the process lives
+  std::atomic<Token> token;
+  std::atomic<uint32_t> generation;
+  std::atomic<pid_t> pid;
+  // The thread that holds `life` or held it last. If it is the first thread of
+  // the process, only its end or exec takes the certificate away.
+  std::atomic<pid_t> holder;
+  std::atomic<int64_t> alive_at_nanos;
+
+  // The C library keeps the holder's thread id in the first word, with the
+  // bits that the kernel's robust-futex ABI gives it.
+  FutexWord& life_word() {
+    static_assert(offsetof(pthread_mutex_t, __data.__lock) == 0);
+    return *reinterpret_cast<FutexWord*>(&life);
+  }
+  const FutexWord& life_word() const {
+    return const_cast<LivenessSlot*>(this)->life_word();
+  }
+  // Whether a thread holds `life` that says `word`. If not, it may still be
+  // that only the thread has ended.
+  static bool Certifies(uint32_t word) {
+    return (word & FUTEX_TID_MASK) != 0 && (word & FUTEX_OWNER_DIED) == 0;
+  }
+};
+
+}  // namespace shm_internal
 
 class Liveness {
  public:
@@ -86,7 +124,21 @@ class Liveness {
   // Whether the process named by `token` is proven dead. Cheap (two loads)
   // while it lives; a few system calls to confirm a death. Everything that the
   // dead process wrote before it stored its token anywhere is visible after.
-  static bool IsDead(Token token);
+  static bool IsDead(Token token) {
+    // `token` was read from some word: the slot must not be older than that.
+    std::atomic_thread_fence(std::memory_order_acquire);
+    const Slot* const slots = slots_.load(std::memory_order_acquire);
+    if (ABSL_PREDICT_TRUE(slots != nullptr)) {
+      const Slot& slot = slots[token % Slot::kCount];
+      if (ABSL_PREDICT_TRUE(
+              slot.token.load(std::memory_order_acquire) == token &&
+              Slot::Certifies(
+                  slot.life_word().load(std::memory_order_acquire)))) {
+        return false;
+      }
+    }
+    return IsDeadSlow(token);
+  }
 
   // The pid behind `token`, 0 if its slot has passed on to another process.
   static pid_t Pid(Token token);
@@ -103,10 +155,15 @@ class Liveness {
   static void Rehome();
 
  private:
+  using Slot = shm_internal::LivenessSlot;
+
   static Token JoinOrDie();
   static uint64_t NameThread();
+  static Slot& SlotOf(Token token);
+  static bool IsDeadSlow(Token token);
 
   static inline std::atomic<Token> self_{kNoToken};
+  static inline std::atomic<Slot*> slots_{nullptr};  // those of the table
   static inline constinit thread_local uint64_t self_thread_ = 0;
   friend struct LivenessInternals;
 };

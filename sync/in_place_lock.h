@@ -110,7 +110,8 @@ class ABSL_LOCKABLE BasicInPlaceLock {
   }
   // In line: it is behind every lock that a std::lock_guard holds.
   ABSL_ATTRIBUTE_ALWAYS_INLINE void unlock() ABSL_UNLOCK_FUNCTION() {
-    MP_CHECK(Release()) << "unlock() of a lock that nobody alive holds";
+    uint32_t word = Platform::Self();
+    if (ABSL_PREDICT_FALSE(!Free(word))) UnlockSlow(word);
   }
 
  private:
@@ -148,6 +149,9 @@ class ABSL_LOCKABLE BasicInPlaceLock {
                                          std::memory_order_relaxed);
   }
   bool ReleaseSlow(uint32_t word);
+  ABSL_ATTRIBUTE_NOINLINE void UnlockSlow(uint32_t word) {
+    MP_CHECK(ReleaseSlow(word)) << "unlock() of a lock that nobody alive holds";
+  }
 
   typename Platform::template Atomic<uint32_t> word_{0};
   AdaptiveSpin<Platform, kSpinForLock> spin_;

@@ -11,6 +11,7 @@
 #include <span>
 #include <type_traits>
 #include <utility>
+#include <variant>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -66,16 +67,16 @@ class ResultState final : public TaskSink,
 
   void Finish(std::span<const std::byte> bytes) override {
     if constexpr (std::is_void_v<T>) {
-      End(absl::OkStatus());
+      Set(absl::OkStatus());
     } else {
-      End(Decode<T>(bytes));
+      Set(Decode<T>(bytes));
     }
   }
 
-  void Fail(absl::Status error) override { End(std::move(error)); }
+  void Fail(absl::Status error) override { Set(std::move(error)); }
 
- private:
-  void End(Outcome outcome) {
+  // Once.
+  void Set(Outcome outcome) {
     std::vector<Callback> callbacks;
     {
       const std::lock_guard lock(mutex_);
@@ -88,6 +89,7 @@ class ResultState final : public TaskSink,
     for (Callback& callback : callbacks) Post(std::move(callback));
   }
 
+ private:
   void Post(Callback callback) {
     executor_->Post(
         [self = this->shared_from_this(), callback = std::move(callback)] {
@@ -146,12 +148,36 @@ class AsyncResult {
     return state_->outcome().ok();
   }
 
-  // Has `callback` called with the outcome, on the pool's own thread, one
-  // callback at a time. It must not wait for the pool. (Python's `callback` and
-  // `error_callback` in one.) While no thread waits for a result of this pool,
-  // results may be delivered a tenth of a millisecond late, many at once.
+  // Has `callback` called once with the outcome, on the pool's own thread, one
+  // callback at a time. It must not wait for the pool. While no thread waits
+  // for a result of this pool, results may be delivered a tenth of a
+  // millisecond late, many at once. A result has any number of callbacks.
   void OnDone(std::function<void(const Outcome&)> callback) const {
     state_->OnDone(std::move(callback));
+  }
+
+  // The same if the task has ended without an error (Python's `callback`): with
+  // the result, or without arguments if T is void.
+  using SuccessCallback = std::conditional_t<
+      std::is_void_v<T>, std::function<void()>,
+      std::function<void(
+          const std::conditional_t<std::is_void_v<T>, std::monostate, T>&)>>;
+  void OnSuccess(SuccessCallback callback) const {
+    OnDone([callback = std::move(callback)](const Outcome& outcome) {
+      if (!outcome.ok()) return;
+      if constexpr (std::is_void_v<T>) {
+        callback();
+      } else {
+        callback(*outcome);
+      }
+    });
+  }
+
+  // The same with the error, if there is one (Python's `error_callback`).
+  void OnError(std::function<void(const absl::Status&)> callback) const {
+    OnDone([callback = std::move(callback)](const Outcome& outcome) {
+      if (!outcome.ok()) callback(pool_internal::StatusOf(outcome));
+    });
   }
 
  private:

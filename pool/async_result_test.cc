@@ -111,6 +111,30 @@ TEST_F(AsyncResultTest, CallbackComesForValuesAndErrorsEarlyAndLate) {
   EXPECT_EQ(late, 8);
 }
 
+TEST_F(AsyncResultTest, CallbackForSuccessOrErrorOnly) {
+  Pool pool({.processes = 1});
+  std::atomic<int> value{0};
+  std::atomic<int> successes{0};
+  std::atomic<int> errors{0};
+  std::atomic<int> wrong{0};
+  const AsyncResult<int> fine = pool.ApplyAsync([] { return 7; });
+  fine.OnSuccess([&](int n) { value = n; });
+  fine.OnError([&](const absl::Status&) { ++wrong; });
+  pool.ApplyAsync([] {}).OnSuccess([&] { ++successes; });
+  const AsyncResult<void> failed =
+      pool.ApplyAsync([] { return absl::NotFoundError("gone"); });
+  failed.OnSuccess([&] { ++wrong; });
+  failed.OnError([&](const absl::Status& error) {
+    if (absl::IsNotFound(error)) ++errors;
+  });
+  pool.Close();
+  ASSERT_THAT(pool.Join(), IsOk());
+  EXPECT_EQ(value, 7);
+  EXPECT_EQ(successes, 1);
+  EXPECT_EQ(errors, 1);
+  EXPECT_EQ(wrong, 0);
+}
+
 TEST_F(AsyncResultTest, CallbacksRunOneAtATimeOnOneThreadThoughNobodyWaits) {
   Pool pool({.processes = 2});
   std::atomic<int> inside{0};

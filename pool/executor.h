@@ -33,8 +33,9 @@ class TaskOutput {
   virtual void Finish(size_t size, Encoder encode) = 0;
   virtual void Fail(const absl::Status& error) = 0;
 
-  // More bytes than this in one part fail the task.
+  // More bytes than this in one part fail the task, with this error.
   virtual size_t max_size() const = 0;
+  virtual absl::Status TooLarge(size_t size) const = 0;
 
  protected:
   ~TaskOutput() = default;
@@ -69,6 +70,8 @@ class Executor {
                               TaskOutput::Encoder encode,
                               std::shared_ptr<TaskSink> sink) = 0;
   virtual size_t max_input_size() const = 0;
+  // False if Submit() fails, and will do so, whatever the task.
+  virtual bool IsOpen() const = 0;
   virtual int workers() const = 0;
   // Of the workers that are processes of this machine and alive at the moment.
   virtual std::vector<pid_t> pids() const = 0;

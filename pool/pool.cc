@@ -2,6 +2,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "mp/base/check.h"
+#include "mp/base/deadline.h"
 #include "mp/pool/process_executor.h"
 #include "mp/process/process.h"
 

@@ -37,28 +37,23 @@
 #include <sys/types.h>
 
 #include <algorithm>
-#include <atomic>
 #include <cstddef>
-#include <cstdint>
-#include <cstring>
-#include <iterator>
 #include <memory>
-#include <mutex>
 #include <ranges>
 #include <span>
 #include <type_traits>
 #include <utility>
-#include <variant>
 #include <vector>
 
+#include "absl/cleanup/cleanup.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
-#include "mp/base/deadline.h"
 #include "mp/ipc/codec.h"
 #include "mp/pool/async_result.h"
-#include "mp/pool/completion.h"
+#include "mp/pool/chunks.h"
 #include "mp/pool/executor.h"
+#include "mp/pool/gathering.h"
 #include "mp/pool/task.h"
 #include "mp/pool/worker_died.h"
 
@@ -119,15 +114,36 @@ class Pool {
                                                            arguments...);
   }
 
-  // Calls `function` with every item of `items`, in the workers, and returns
-  // the results in the order of the items: absl::StatusOr<std::vector<R>>, or
-  // absl::Status if it returns void or a Status. Items travel in chunks of
-  // `chunksize`, by default a quarter of a worker's share, but no more than
-  // fits well into the memory for tasks. A chunk is a task. If something fails,
-  // all the rest is done nevertheless, and the error that came first is
-  // returned.
-  template <class F, std::ranges::forward_range Items>
-  auto Map(F function, const Items& items, size_t chunksize = 0);
+  // Calls `function` with every item of `items`, any range, in the workers, and
+  // returns the results in the order of the items:
+  // absl::StatusOr<std::vector<R>>, or absl::Status if it returns void or a
+  // Status. Items travel in chunks of `chunksize`, by default a quarter of a
+  // worker's share, but no more than fits well into the memory for tasks. A
+  // chunk is a task: if its worker dies, that is the error of the chunk.
+  //
+  // If something fails, all the rest is done nevertheless, and of the errors
+  // the one that comes first in the order of the items is returned. (In Python
+  // it is the one that came first in time, and the rest of its chunk is not
+  // done.) What the range throws is thrown here; what was submitted before is
+  // still done.
+  template <class F, std::ranges::input_range Items>
+  auto Map(F function, Items&& items, size_t chunksize = 0);
+
+  // The same without waiting: AsyncResult<std::vector<R>>, or AsyncResult<void>
+  // with callbacks that get all results at once. All items are read and
+  // encoded before it returns; those that find no room wait in the caller's
+  // memory. For inputs larger than that use Map() or Imap().
+  template <class F, std::ranges::input_range Items>
+  auto MapAsync(F function, Items&& items, size_t chunksize = 0);
+
+  // Map() for functions of several parameters: the items are tuples, pairs or
+  // arrays, whose elements are the arguments.
+  //
+  //   pool.Starmap(Power, std::vector<std::pair<double, int>>{{2, 3}, {3, 2}});
+  template <class F, std::ranges::input_range Items>
+  auto Starmap(F function, Items&& items, size_t chunksize = 0);
+  template <class F, std::ranges::input_range Items>
+  auto StarmapAsync(F function, Items&& items, size_t chunksize = 0);
 
   // No more tasks. Those submitted are still done, then the workers end.
   void Close();
@@ -148,6 +164,9 @@ class Pool {
 
   template <class F, class... A>
   auto Submit(F function, const A&... arguments);
+  enum class Pace { kAllAtOnce, kAsWorkersGo };
+  template <class How, class F, class Items>
+  auto SubmitMap(F function, Items& items, size_t chunksize, Pace pace);
 
   std::shared_ptr<pool_internal::Executor> executor_;
 };
@@ -172,150 +191,108 @@ auto Pool::Submit(F function, const A&... arguments) {
 
 namespace pool_internal {
 
-// The chunks of one Map that are under way, and the first error.
-class MapProgress {
- public:
-  void Began() { under_way_.fetch_add(1, std::memory_order_relaxed); }
-
-  void Ended(const absl::Status& status) {
-    {
-      const std::lock_guard lock(mutex_);
-      status_.Update(status);
-    }
-    // Release: who sees the chunk ended sees its results and its error.
-    under_way_.fetch_sub(1, std::memory_order_release);
-    completion_.Notify();
-  }
-
-  // Waits until at most `limit` chunks are under way.
-  void Wait(Executor& executor, int limit) {
-    const auto ready = [this, limit] {
-      return under_way_.load(std::memory_order_acquire) <= limit;
-    };
-    completion_.Wait(executor, ready, Deadline::Infinite());
-  }
-
-  // REQUIRES: no chunk is under way.
-  absl::Status TakeStatus() {
-    const std::lock_guard lock(mutex_);
-    return std::move(status_);
-  }
-
- private:
-  Completion completion_;
-  std::atomic<int> under_way_{0};
-  std::mutex mutex_;
-  absl::Status status_;
-};
-
-// Where the results of one chunk go.
-template <class Task>
-class ChunkSink final : public TaskSink {
- public:
-  using Value = typename Task::Value;
-
-  explicit ChunkSink(std::shared_ptr<MapProgress> progress)
-      : progress_(std::move(progress)) {
-    progress_->Began();
-  }
-
-  void Part(std::span<const std::byte> bytes) override {
-    if constexpr (!std::is_void_v<Value>) {
-      status_.Update(ReadItems(bytes, results_));
-    }
-  }
-  void Finish(std::span<const std::byte> bytes) override {
-    Part(bytes);
-    progress_->Ended(status_);
-  }
-  void Fail(absl::Status error) override { progress_->Ended(error); }
-
-  auto& results() { return results_; }
-
- private:
-  const std::shared_ptr<MapProgress> progress_;
-  absl::Status status_;
-  std::conditional_t<std::is_void_v<Value>, std::monostate, std::vector<Value>>
-      results_;
-};
-
-}  // namespace pool_internal
-
-template <class F, std::ranges::forward_range Items>
-auto Pool::Map(F function, const Items& items, size_t chunksize) {
-  using Item = pool_internal::TaskArgument<std::ranges::range_value_t<Items>>;
-  static_assert(pool_internal::TaskCallable<F>,
+// Whether a task can be made of this function and items of this range; says
+// what is wrong.
+template <class How, class F, class Items>
+constexpr void CheckMap() {
+  using Item = typename How::template Item<std::ranges::range_value_t<Items>>;
+  static_assert(TaskCallable<F>,
                 "mp: a task must be a function or a lambda without captures; "
                 "pass what it needs as arguments");
   static_assert(Encodable<Item>,
                 "mp: the items cannot be sent to another process; "
                 "mp/ipc/codec.h says what can and how to add a type");
-  static_assert(std::is_invocable_v<F&, Item>,
+  static_assert(How::template kInvocable<F, Item>,
                 "mp: the task cannot be called with an item of this range");
-  using Task = pool_internal::MapTask<F, Item>;
-  using Sink = pool_internal::ChunkSink<Task>;
-  using Value = typename Task::Value;
+}
 
-  const int window = 4 * executor_->workers();
-  const auto count = static_cast<size_t>(std::ranges::distance(items));
+template <class T>
+constexpr void CheckTupleLike() {
+  static_assert(TupleLike<T>,
+                "mp: the items of a Starmap must be tuples, pairs or arrays");
+}
+
+}  // namespace pool_internal
+
+template <class How, class F, class Items>
+auto Pool::SubmitMap(F function, Items& items, size_t chunksize, Pace pace) {
+  namespace internal = pool_internal;
+  internal::CheckMap<How, F, Items>();
+  using Chunks = internal::Chunks<How, F, Items>;
+  using Task = internal::MapTask<How, F, typename Chunks::Item>;
+  using Gathering = internal::Gathering<typename Task::Value>;
+  using State = internal::ResultState<typename Gathering::Value>;
+
   if (chunksize == 0) {
-    chunksize = std::max<size_t>(1, (count + window - 1) / window);
-  }
-  const size_t chunk_bytes = executor_->max_input_size() / 4;
-
-  const auto progress = std::make_shared<pool_internal::MapProgress>();
-  std::vector<std::shared_ptr<Sink>> chunks;
-  absl::Status submitted;
-  std::vector<std::byte> input;
-  for (auto item = std::ranges::begin(items);
-       item != std::ranges::end(items) && submitted.ok();) {
-    const uint64_t address = pool_internal::FunctionAddress(function);
-    input.resize(sizeof(address));
-    memcpy(input.data(), &address, sizeof(address));
-    if constexpr (PlainBytes<Item> && std::ranges::contiguous_range<Items>) {
-      const auto left = static_cast<size_t>(std::ranges::end(items) - item);
-      const size_t most = std::max<size_t>(1, chunk_bytes / sizeof(Item));
-      const size_t n = std::min({chunksize, left, most});
-      const auto bytes = std::as_bytes(std::span(std::to_address(item), n));
-      input.insert(input.end(), bytes.begin(), bytes.end());
-      item += static_cast<std::ptrdiff_t>(n);
+    if constexpr (std::ranges::sized_range<Items> ||
+                  std::ranges::forward_range<Items>) {
+      const auto count = static_cast<size_t>(std::ranges::distance(items));
+      chunksize = internal::DefaultChunkSize(count, executor_->workers());
     } else {
-      for (size_t n = 0; n < chunksize && item != std::ranges::end(items) &&
-                         (n == 0 || input.size() < chunk_bytes);
-           ++n, ++item) {
-        pool_internal::AppendItem<Item>(*item, input, submitted);
-      }
+      // As in Python: an input of unknown length is read first.
+      std::vector<std::ranges::range_value_t<Items>> read;
+      for (auto&& item : items) read.emplace_back(std::move(item));
+      return SubmitMap<How>(function, read, chunksize, pace);
     }
-    if (!submitted.ok()) break;
-    // So many ahead that no worker waits, but not the whole input.
-    progress->Wait(*executor_, window - 1);
-    auto sink = std::make_shared<Sink>(progress);
-    submitted = executor_->Submit(
-        &Task::Run, input.size(),
-        [&input](std::span<std::byte> out) {
-          std::copy(input.begin(), input.end(), out.begin());
-          return absl::OkStatus();
-        },
-        sink);
-    if (!submitted.ok()) sink->Fail(submitted);
-    chunks.push_back(std::move(sink));
   }
-  progress->Wait(*executor_, 0);
 
-  submitted.Update(progress->TakeStatus());
-  if constexpr (std::is_void_v<Value>) {
-    return submitted;
-  } else {
-    using Outcome = absl::StatusOr<std::vector<Value>>;
-    if (!submitted.ok()) return Outcome(submitted);
-    std::vector<Value> results;
-    results.reserve(count);
-    for (const std::shared_ptr<Sink>& chunk : chunks) {
-      std::ranges::move(chunk->results(), std::back_inserter(results));
-      chunk->results().clear();
+  auto state = std::make_shared<State>(executor_);
+  const auto gathering = std::make_shared<Gathering>(state);
+  absl::Status refused;
+  // Whatever is thrown, the chunks that have been submitted get an end.
+  const absl::Cleanup submitted = [&] {
+    gathering->AllSubmitted(std::move(refused));
+  };
+  // So many ahead that no worker waits, but not the whole input.
+  const int ahead = 4 * executor_->workers();
+  Chunks chunks(function, items, chunksize, executor_->max_input_size());
+  internal::Chunk chunk;
+  while (chunks.Next(chunk)) {
+    if (pace == Pace::kAsWorkersGo) gathering->Wait(*executor_, ahead - 1);
+    const auto sink = gathering->AddChunk(chunk.count);
+    absl::Status status = chunk.error;
+    if (status.ok()) {
+      status = executor_->Submit(
+          &Task::Run, chunk.input.size(),
+          [&chunk](std::span<std::byte> out) {
+            std::copy(chunk.input.begin(), chunk.input.end(), out.begin());
+            return absl::OkStatus();
+          },
+          sink);
     }
-    return Outcome(std::move(results));
+    if (status.ok()) continue;
+    sink->Fail(status);
+    if (!executor_->IsOpen()) break;
   }
+  return AsyncResult<typename Gathering::Value>(std::move(state));
+}
+
+template <class F, std::ranges::input_range Items>
+auto Pool::Map(F function, Items&& items, size_t chunksize) {
+  return SubmitMap<pool_internal::PassItem>(function, items, chunksize,
+                                            Pace::kAsWorkersGo)
+      .Get();
+}
+
+template <class F, std::ranges::input_range Items>
+auto Pool::MapAsync(F function, Items&& items, size_t chunksize) {
+  return SubmitMap<pool_internal::PassItem>(function, items, chunksize,
+                                            Pace::kAllAtOnce);
+}
+
+template <class F, std::ranges::input_range Items>
+auto Pool::Starmap(F function, Items&& items, size_t chunksize) {
+  pool_internal::CheckTupleLike<std::ranges::range_value_t<Items>>();
+  return SubmitMap<pool_internal::SpreadItem>(function, items, chunksize,
+                                              Pace::kAsWorkersGo)
+      .Get();
+}
+
+template <class F, std::ranges::input_range Items>
+auto Pool::StarmapAsync(F function, Items&& items, size_t chunksize) {
+  pool_internal::CheckTupleLike<std::ranges::range_value_t<Items>>();
+  return SubmitMap<pool_internal::SpreadItem>(function, items, chunksize,
+                                              Pace::kAllAtOnce);
 }
 
 }  // namespace mp

@@ -5,11 +5,14 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <cstdint>
 #include <cstdlib>
 #include <numeric>
+#include <ranges>
 #include <set>
+#include <sstream>
 #include <stdexcept>
 #include <string>
 #include <thread>
@@ -302,6 +305,180 @@ TEST_F(PoolTest, MapReportsADeadWorker) {
       Numbers(100), 10);
   EXPECT_TRUE(IsWorkerDied(status)) << status;
   EXPECT_THAT(pool.Map(Square, Numbers(10)), IsOkAndHolds(Squares(10)));
+}
+
+TEST_F(PoolTest, MapReportsTheErrorThatComesFirstInOrder) {
+  Pool pool({.processes = 2});
+  for (int round = 0; round < 20; ++round) {
+    EXPECT_THAT(pool.Map(
+                    [](int n) {
+                      if (n == 1) {
+                        absl::SleepFor(absl::Milliseconds(1));
+                        throw std::runtime_error("first");
+                      }
+                      if (n > 1) throw std::runtime_error("later");
+                    },
+                    Numbers(10), 1),
+                StatusIs(absl::StatusCode::kUnknown, HasSubstr("first")));
+  }
+}
+
+// CPython's test_map_no_failfast.
+TEST_F(PoolTest, MapDoesAllItemsThoughSomeFail) {
+  Pool pool({.processes = 2});
+  int ends[2];
+  ASSERT_EQ(pipe(ends), 0);
+  std::vector<std::pair<int, int>> items;
+  for (int i = 0; i < 100; ++i) items.emplace_back(ends[1], i);
+  Pool late({.processes = 2});  // with the pipe
+  EXPECT_THAT(late.Starmap(
+                  [](int fd, int n) {
+                    MP_CHECK(write(fd, "x", 1) == 1);
+                    if (n % 7 == 0) throw std::runtime_error("seven");
+                  },
+                  items, 10),
+              StatusIs(absl::StatusCode::kUnknown, HasSubstr("seven")));
+  char bytes[101];
+  EXPECT_EQ(read(ends[0], bytes, sizeof(bytes)), 100);
+  close(ends[0]);
+  close(ends[1]);
+}
+
+TEST_F(PoolTest, MapOfAResultThatIsTooLargeLeavesTheWorkerAlone) {
+  Pool pool({.processes = 1, .result_capacity_bytes = 4096});
+  const std::vector<pid_t> pids = pool.pids();
+  EXPECT_THAT(pool.Map([](size_t size) { return std::string(size, 'x'); },
+                       std::vector<size_t>{1, 100'000, 2}),
+              StatusIs(absl::StatusCode::kResourceExhausted,
+                       HasSubstr("result_capacity_bytes")));
+  EXPECT_THAT(
+      pool.Map([](size_t size) { return std::string(size, 'x').size(); },
+               std::vector<size_t>{1, 100'000, 2}),
+      IsOkAndHolds(ElementsAre(1, 100'000, 2)));
+  EXPECT_EQ(pool.pids(), pids);
+}
+
+TEST_F(PoolTest, MapOfAnItemThatIsTooLargeDoesTheRest) {
+  Pool pool({.processes = 1, .task_capacity_bytes = 4096});
+  const auto size = [](const std::string& s) { return s.size(); };
+  const std::string large(3000, 'x');
+  EXPECT_THAT(pool.Map(size, std::vector<std::string>{"a", large, "b"}),
+              IsOkAndHolds(ElementsAre(1, 3000, 1)));
+  EXPECT_THAT(
+      pool.Map(size, std::vector<std::string>{"a", std::string(9000, 'x')}),
+      StatusIs(absl::StatusCode::kInvalidArgument,
+               HasSubstr("task_capacity_bytes")));
+}
+
+TEST_F(PoolTest, MapOfRangesThatCanBeReadOnce) {
+  Pool pool({.processes = 2});
+  std::istringstream stream("1 2 3 4 5");
+  EXPECT_THAT(pool.Map(Square, std::views::istream<int>(stream)),
+              IsOkAndHolds(ElementsAre(1, 4, 9, 16, 25)));
+  std::istringstream more("1 2 3");
+  EXPECT_THAT(pool.Map(Square, std::views::istream<int>(more), 2),
+              IsOkAndHolds(ElementsAre(1, 4, 9)));
+  EXPECT_THAT(
+      pool.Map(Square, std::views::iota(0, 5) | std::views::filter([](int n) {
+                         return n % 2 == 0;
+                       })),
+      IsOkAndHolds(ElementsAre(0, 4, 16)));
+}
+
+// CPython's test_map_handle_iterable_exception.
+TEST_F(PoolTest, MapThrowsWhatTheRangeThrows) {
+  Pool pool({.processes = 2});
+  for (const int bad : {0, 0, 3}) {
+    const auto items =
+        std::views::iota(0, 10) | std::views::transform([bad](int n) {
+          if (n == bad) throw std::out_of_range("bad");
+          return n;
+        });
+    EXPECT_THROW(pool.Map(Square, items, 1).status(), std::out_of_range);
+    EXPECT_THROW(pool.MapAsync(Square, items), std::out_of_range);
+  }
+  EXPECT_THAT(pool.Map(Square, Numbers(10)), IsOkAndHolds(Squares(10)));
+}
+
+TEST_F(PoolTest, MapOfAClosedPoolIsRefused) {
+  Pool pool({.processes = 1});
+  pool.Close();
+  EXPECT_THAT(pool.Map(Square, Numbers(10), 1),
+              StatusIs(absl::StatusCode::kFailedPrecondition, _));
+  EXPECT_THAT(pool.MapAsync(Square, Numbers(10)).Get(),
+              StatusIs(absl::StatusCode::kFailedPrecondition, _));
+}
+
+TEST_F(PoolTest, MapAsync) {
+  Pool pool({.processes = 2});
+  AsyncResult<std::vector<int>> all = pool.MapAsync(Square, Numbers(1000));
+  AsyncResult<void> nothing = pool.MapAsync([](int) {}, Numbers(1000), 7);
+  EXPECT_THAT(all.Get(), IsOkAndHolds(Squares(1000)));
+  EXPECT_THAT(nothing.Get(), IsOk());
+  EXPECT_THAT(pool.MapAsync(Square, Numbers(0), 1).Get(),
+              IsOkAndHolds(IsEmpty()));
+}
+
+TEST_F(PoolTest, MapAsyncOfMoreThanTheMemoryHoldsDoesNotWait) {
+  Pool pool({.processes = 1, .task_capacity_bytes = 4096});
+  // Nothing can be done before the worker goes on.
+  ASSERT_THAT(pool.Apply(Square, 1), IsOk());
+  const std::vector<pid_t> pids = pool.pids();
+  for (const pid_t pid : pids) kill(pid, SIGSTOP);
+  AsyncResult<std::vector<int>> all = pool.MapAsync(Square, Numbers(40'000));
+  EXPECT_FALSE(all.Ready());
+  for (const pid_t pid : pids) kill(pid, SIGCONT);
+  EXPECT_THAT(all.Get(), IsOkAndHolds(Squares(40'000)));
+}
+
+// CPython's test_map_async_callbacks.
+TEST_F(PoolTest, MapAsyncCallsBackOnceWithAllResults) {
+  Pool pool({.processes = 2});
+  std::vector<std::vector<int>> results;  // the pool's thread's
+  std::vector<absl::Status> errors;
+  const auto fine = pool.MapAsync(Square, Numbers(4), 1);
+  fine.OnSuccess([&](const std::vector<int>& all) { results.push_back(all); });
+  fine.OnError([&](const absl::Status& error) { errors.push_back(error); });
+  const auto failed = pool.MapAsync(
+      [](int n) -> absl::StatusOr<int> {
+        if (n == 1) return absl::NotFoundError("one");
+        return n;
+      },
+      Numbers(4), 1);
+  failed.OnSuccess(
+      [&](const std::vector<int>& all) { results.push_back(all); });
+  failed.OnError([&](const absl::Status& error) { errors.push_back(error); });
+  pool.Close();
+  ASSERT_THAT(pool.Join(), IsOk());
+  EXPECT_THAT(results, ElementsAre(ElementsAre(0, 1, 4, 9)));
+  EXPECT_THAT(errors,
+              ElementsAre(StatusIs(absl::StatusCode::kNotFound, "one")));
+}
+
+int Minus(int a, int b) { return a - b; }
+
+TEST_F(PoolTest, StarmapSpreadsItems) {
+  Pool pool({.processes = 2});
+  std::vector<std::pair<int, int>> pairs;
+  std::vector<int> differences;
+  for (int i = 0; i < 100; ++i) {
+    pairs.emplace_back(i * i, i);
+    differences.push_back(i * i - i);
+  }
+  EXPECT_THAT(pool.Starmap(Minus, pairs), IsOkAndHolds(differences));
+  EXPECT_THAT(pool.Starmap(Minus, pairs, 20), IsOkAndHolds(differences));
+  EXPECT_THAT(pool.StarmapAsync(Minus, pairs).Get(), IsOkAndHolds(differences));
+  EXPECT_THAT(
+      pool.Starmap(
+          [](int n, const std::string& s, double x) {
+            return s + std::to_string(n + static_cast<int>(x));
+          },
+          std::vector<std::tuple<int, const char*, double>>{{1, "a", 2.0}}),
+      IsOkAndHolds(ElementsAre("a3")));
+  EXPECT_THAT(pool.Starmap([](int a, int b, int c) { return a + b * c; },
+                           std::vector<std::array<int, 3>>{{1, 2, 3}}),
+              IsOkAndHolds(ElementsAre(7)));
+  EXPECT_THAT(pool.Starmap([](int, int) {}, pairs), IsOk());
 }
 
 // ---- death ----

@@ -19,6 +19,7 @@
 #include "mp/base/errno_status.h"
 #include "mp/base/exception.h"
 #include "mp/ipc/codec.h"
+#include "mp/pool/worker.h"
 #include "mp/pool/worker_died.h"
 #include "mp/shm/slab.h"
 
@@ -124,6 +125,13 @@ class ProcessExecutor::WorkerOutput final : public TaskOutput {
     return results_.max_record_size() - sizeof(ResultHeader);
   }
 
+  absl::Status TooLarge(size_t size) const override {
+    return absl::ResourceExhaustedError(absl::StrCat(
+        "a result of ", size,
+        " encoded bytes: the pool's memory for results takes ", max_size(),
+        " at most; raise PoolOptions::result_capacity_bytes"));
+  }
+
   bool ended() const { return ended_; }
 
  private:
@@ -146,13 +154,7 @@ class ProcessExecutor::WorkerOutput final : public TaskOutput {
       case RingResult::kAborted:
         return Fail(encoded);
       case RingResult::kTooLarge:
-        return Fail(absl::ResourceExhaustedError(
-            absl::StrCat("a result of ", size,
-                         " encoded bytes: the pool's memory for "
-                         "results takes ",
-                         max_size(),
-                         " at most; raise "
-                         "PoolOptions::result_capacity_bytes")));
+        return Fail(TooLarge(size));
       default:
         // Nobody is left to report to.
         Exit(EXIT_FAILURE);
@@ -189,8 +191,7 @@ int ProcessExecutor::Serve(size_t index) {
     try {
       header.function(input, output);
     } catch (...) {
-      output.Fail(absl::UnknownError(absl::StrCat(CurrentProcess().name, ": ",
-                                                  DescribeCurrentException())));
+      output.Fail(ExceptionError());
     }
     MP_CHECK(output.ended()) << "a task without an end";
     // Release: whoever sees the claim gone sees the result.
@@ -350,6 +351,12 @@ void ProcessExecutor::PutBacklog() {
     backlog_.pop_front();
   }
   if (state_ == State::kClosing && !tasks_.closed()) tasks_.Close();
+}
+
+bool ProcessExecutor::IsOpen() const {
+  if (IsForkedCopy()) return false;
+  const std::lock_guard lock(mutex_);
+  return state_ == State::kRunning;
 }
 
 size_t ProcessExecutor::max_input_size() const {

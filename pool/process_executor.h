@@ -67,6 +67,7 @@ class ProcessExecutor final : public Executor {
                       TaskOutput::Encoder encode,
                       std::shared_ptr<TaskSink> sink) override;
   size_t max_input_size() const override;
+  bool IsOpen() const override;
   int workers() const override { return static_cast<int>(workers_.size()); }
   std::vector<pid_t> pids() const override;
   bool Wait(absl::FunctionRef<bool()> ready,

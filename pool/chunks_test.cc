@@ -2,13 +2,14 @@
 
 #include <array>
 #include <cstddef>
+#include <iterator>
 #include <list>
-#include <ranges>
 #include <span>
 #include <sstream>
 #include <stdexcept>
 #include <string>
 #include <tuple>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -17,6 +18,7 @@
 #include "gtest/gtest.h"
 #include "mp/ipc/codec.h"
 #include "mp/pool/executor.h"
+#include "mp/pool/generated_range_test_util.h"
 #include "mp/pool/task.h"
 #include "mp/testing/status_matchers.h"
 
@@ -191,10 +193,10 @@ TEST(ChunksTest, ItemThatCannotBeSentIsAChunkOfItsOwn) {
 
 TEST(ChunksTest, ExceptionOfTheRangeComesInItsPlace) {
   for (const int bad : {0, 1, 2, 3}) {
-    auto items = std::views::iota(0, 10) | std::views::transform([bad](int n) {
-                   if (n == bad) throw std::out_of_range("bad");
-                   return n;
-                 });
+    GeneratedRange items([bad](int n) {
+      if (n == bad) throw std::out_of_range("bad");
+      return n;
+    });
     auto chunks = MakeChunks(items, 2);
     Chunk chunk;
     std::vector<int> before;
@@ -214,10 +216,10 @@ TEST(ChunksTest, ExceptionOfTheRangeComesInItsPlace) {
 
 TEST(ChunksTest, ReadsNoItemBeforeItIsNeeded) {
   int made = 0;
-  auto items = std::views::iota(0) | std::views::transform([&made](int n) {
-                 ++made;
-                 return n;
-               });
+  GeneratedRange items([&made](int n) {
+    ++made;
+    return n;
+  });
   auto chunks = MakeChunks(items, 3);
   Chunk chunk;
   EXPECT_EQ(made, 0);
@@ -228,20 +230,45 @@ TEST(ChunksTest, ReadsNoItemBeforeItIsNeeded) {
   EXPECT_THAT(ItemsOf<int>(chunk), ElementsAre(3, 4, 5));
 }
 
-TEST(ChunksTest, OfARangeThatCanBeReadOnce) {
+// A range like std::views::istream reads the next item when it is incremented.
+TEST(ChunksTest, DoesNotIncrementBeforeTheNextItemIsNeeded) {
   std::istringstream stream("1 2 3 4 5");
-  auto items = std::views::istream<int>(stream);
+  struct Istream {
+    std::istream_iterator<int> begin() const {
+      return std::istream_iterator<int>(in);
+    }
+    std::istream_iterator<int> end() const { return {}; }
+    std::istream& in;
+  };
+  Istream items{stream};
   auto chunks = MakeChunks(items, 2);
   Chunk chunk;
   ASSERT_TRUE(chunks.Next(chunk));
   EXPECT_THAT(ItemsOf<int>(chunk), ElementsAre(1, 2));
-  // The stream has not been read further.
   int next = 0;
   stream >> next;
   EXPECT_EQ(next, 3);
   ASSERT_TRUE(chunks.Next(chunk));
   EXPECT_THAT(ItemsOf<int>(chunk), ElementsAre(4, 5));
   EXPECT_FALSE(chunks.Next(chunk));
+}
+
+TEST(HeldChunksTest, RefersToNamedRangesAndKeepsOthers) {
+  using Named = HeldChunks<PassItem, void (*)(), std::vector<int>&>;
+  using Const = HeldChunks<PassItem, void (*)(), const std::vector<int>&>;
+  using Temporary = HeldChunks<PassItem, void (*)(), std::vector<int>>;
+  using View = HeldChunks<PassItem, void (*)(), std::span<int>&>;
+  static_assert(std::is_same_v<Named::Held, std::vector<int>&>);
+  static_assert(std::is_same_v<Const::Held, const std::vector<int>&>);
+  static_assert(std::is_same_v<Temporary::Held, std::vector<int>>);
+  static_assert(std::is_same_v<View::Held, std::span<int>>);
+  std::vector<int> items = {1, 2};
+  Named named(&Ignore, items, 1, kMaxBytes);
+  items[0] = 5;
+  EXPECT_THAT(All<int>(named), ElementsAre(ElementsAre(5), ElementsAre(2)));
+  Temporary temporary(&Ignore, std::move(items), 1, kMaxBytes);
+  items = {7, 7};
+  EXPECT_THAT(All<int>(temporary), ElementsAre(ElementsAre(5), ElementsAre(2)));
 }
 
 }  // namespace

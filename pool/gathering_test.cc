@@ -4,14 +4,14 @@
 #include <functional>
 #include <memory>
 #include <span>
-#include <string>
 #include <thread>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
-#include "absl/status/statusor.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "mp/base/deadline.h"
 #include "mp/pool/async_result.h"
 #include "mp/pool/executor.h"
 #include "mp/testing/status_matchers.h"

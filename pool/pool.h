@@ -54,6 +54,7 @@
 #include "mp/pool/chunks.h"
 #include "mp/pool/executor.h"
 #include "mp/pool/gathering.h"
+#include "mp/pool/result_stream.h"
 #include "mp/pool/task.h"
 #include "mp/pool/worker_died.h"
 
@@ -145,6 +146,24 @@ class Pool {
   template <class F, std::ranges::input_range Items>
   auto StarmapAsync(F function, Items&& items, size_t chunksize = 0);
 
+  // The same as a stream of the outcomes of the items, in their order or as
+  // they come, for inputs of any length: ResultStream<R>, see
+  // mp/pool/result_stream.h. Items travel in chunks of `chunksize`; results
+  // come out when their chunk is done. The stream reads no more than
+  // `buffersize` items ahead (0: a default) of what it has handed out.
+  template <class F, std::ranges::input_range Items>
+  auto Imap(F function, Items&& items, size_t chunksize = 1,
+            size_t buffersize = 0) {
+    return MakeStream(function, std::forward<Items>(items), true, chunksize,
+                      buffersize);
+  }
+  template <class F, std::ranges::input_range Items>
+  auto ImapUnordered(F function, Items&& items, size_t chunksize = 1,
+                     size_t buffersize = 0) {
+    return MakeStream(function, std::forward<Items>(items), false, chunksize,
+                      buffersize);
+  }
+
   // No more tasks. Those submitted are still done, then the workers end.
   void Close();
   // Kills the workers at once, whatever they do. Tasks that have not ended fail
@@ -167,6 +186,9 @@ class Pool {
   enum class Pace { kAllAtOnce, kAsWorkersGo };
   template <class How, class F, class Items>
   auto SubmitMap(F function, Items& items, size_t chunksize, Pace pace);
+  template <class F, class Items>
+  auto MakeStream(F function, Items&& items, bool ordered, size_t chunksize,
+                  size_t buffersize);
 
   std::shared_ptr<pool_internal::Executor> executor_;
 };
@@ -265,6 +287,29 @@ auto Pool::SubmitMap(F function, Items& items, size_t chunksize, Pace pace) {
     if (!executor_->IsOpen()) break;
   }
   return AsyncResult<typename Gathering::Value>(std::move(state));
+}
+
+template <class F, class Items>
+auto Pool::MakeStream(F function, Items&& items, bool ordered, size_t chunksize,
+                      size_t buffersize) {
+  namespace internal = pool_internal;
+  using How = internal::PassItem;
+  using Range = std::remove_cvref_t<Items>;
+  internal::CheckMap<How, F, Range>();
+  using Chunks = internal::HeldChunks<How, F, Items>;
+  using Item = typename How::template Item<std::ranges::range_value_t<Range>>;
+  using Task = internal::StreamTask<How, F, Item>;
+  using Value = typename Task::Value;
+  chunksize = std::max<size_t>(1, chunksize);
+  return ResultStream<Value>(std::make_unique<internal::Stream<Value>>(
+      executor_,
+      internal::StreamPlan{.function = &Task::Run,
+                           .chunks = std::make_unique<Chunks>(
+                               function, std::forward<Items>(items), chunksize,
+                               executor_->max_input_size()),
+                           .ordered = ordered,
+                           .chunksize = chunksize,
+                           .buffersize = buffersize}));
 }
 
 template <class F, std::ranges::input_range Items>

@@ -13,11 +13,17 @@ absl::StatusOr<Pool> Pool::Create(const PoolOptions& options) {
     return absl::InvalidArgumentError(
         absl::StrCat("a pool of ", options.processes, " processes"));
   }
+  if (options.maxtasksperchild < 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("workers for ", options.maxtasksperchild, " tasks"));
+  }
   absl::StatusOr<std::unique_ptr<pool_internal::ProcessExecutor>> executor =
       pool_internal::ProcessExecutor::Create(
           {.processes = options.processes == 0 ? CpuCount() : options.processes,
            .task_capacity_bytes = options.task_capacity_bytes,
-           .result_capacity_bytes = options.result_capacity_bytes});
+           .result_capacity_bytes = options.result_capacity_bytes,
+           .initializer = options.initializer,
+           .maxtasksperchild = options.maxtasksperchild});
   if (!executor.ok()) return executor.status();
   return Pool(*std::move(executor));
 }

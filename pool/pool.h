@@ -21,7 +21,9 @@
 // If a worker dies while it runs a task, that task fails with an error for
 // which IsWorkerDied() is true, and another worker takes its place. Nothing
 // else is affected: each task has exactly one outcome, whenever and however
-// often workers are killed.
+// often workers are killed. Workers that die although they have nothing to do
+// are replaced at once ten times in a row, then after a delay that grows to a
+// tenth of a second.
 //
 // Results are delivered by a thread of the pool, or by whichever thread waits
 // for one. All calls are safe from any thread of the process that made the
@@ -54,6 +56,7 @@
 #include "mp/pool/chunks.h"
 #include "mp/pool/executor.h"
 #include "mp/pool/gathering.h"
+#include "mp/pool/initializer.h"
 #include "mp/pool/result_stream.h"
 #include "mp/pool/task.h"
 #include "mp/pool/worker_died.h"
@@ -69,15 +72,21 @@ struct PoolOptions {
   // memory.
   size_t task_capacity_bytes = size_t{1} << 20;
   size_t result_capacity_bytes = size_t{1} << 20;
+  // What each worker does first, and keeps: see mp/pool/initializer.h.
+  Initializer initializer = {};
+  // Tasks after which a worker leaves and another takes its place, so that what
+  // it has gathered is given back; a chunk of a map is one task. 0: it stays.
+  int maxtasksperchild = 0;
 };
 
 class Pool {
  public:
   // As Create(), but aborts with the message if that fails.
   explicit Pool(const PoolOptions& options = {});
-  // Errors: InvalidArgument for a negative number of processes; what the system
-  // said if a worker cannot be started, or there is no memory or descriptor,
-  // with nothing left behind. FailedPrecondition in a daemonic process.
+  // Errors: InvalidArgument for a negative number of processes or tasks; what
+  // the system said if a worker cannot be started, or there is no memory or
+  // descriptor, with nothing left behind. FailedPrecondition in a daemonic
+  // process. An initializer that fails is reported by the tasks.
   static absl::StatusOr<Pool> Create(const PoolOptions& options = {});
 
   Pool(Pool&&) noexcept = default;

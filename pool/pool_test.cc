@@ -9,6 +9,7 @@
 #include <atomic>
 #include <cstdint>
 #include <cstdlib>
+#include <map>
 #include <numeric>
 #include <ranges>
 #include <set>
@@ -397,7 +398,8 @@ TEST_F(PoolTest, MapThrowsWhatTheRangeThrows) {
         return n;
       });
     };
-    EXPECT_THROW(pool.Map(Square, items(), 1).status(), std::out_of_range);
+    EXPECT_THROW(pool.Map(Square, items(), 1).status().IgnoreError(),
+                 std::out_of_range);
     EXPECT_THROW(pool.MapAsync(Square, items()), std::out_of_range);
   }
   EXPECT_THAT(pool.Map(Square, Numbers(10)), IsOkAndHolds(Squares(10)));
@@ -589,6 +591,69 @@ TEST_F(PoolTest, WorkersEndWhenThePoolsProcessIsKilled) {
   close(ends[0]);
 }
 
+// ---- workers come and go ----
+
+// CPython's test_pool_worker_lifetime.
+TEST_F(PoolTest, WorkersLeaveAfterTheirTasks) {
+  Pool pool({.processes = 3, .maxtasksperchild = 10});
+  const std::vector<pid_t> before = pool.pids();
+  std::vector<AsyncResult<std::pair<pid_t, int>>> results;
+  for (int i = 0; i < 200; ++i) {
+    results.push_back(pool.ApplyAsync([] {
+      static int count = 0;  // the worker's
+      return std::make_pair(getpid(), ++count);
+    }));
+  }
+  std::map<pid_t, std::set<int>> done;
+  for (const auto& result : results) {
+    ASSERT_THAT(result.Get(), IsOk());
+    const auto [pid, count] = *result.Get();
+    EXPECT_TRUE(done[pid].insert(count).second);
+  }
+  EXPECT_GE(done.size(), 20u);
+  for (const auto& [pid, counts] : done) EXPECT_LE(*counts.rbegin(), 10);
+  while (pool.pids().size() != 3) absl::SleepFor(absl::Milliseconds(1));
+  for (const pid_t pid : pool.pids()) {
+    EXPECT_THAT(before, Not(::testing::Contains(pid)));
+  }
+}
+
+// CPython's test_pool_worker_lifetime_early_close.
+TEST_F(PoolTest, WorkersLeaveAfterTheirTasksThoughThePoolIsClosed) {
+  Pool pool({.processes = 3, .maxtasksperchild = 1});
+  std::vector<AsyncResult<int>> results;
+  for (int i = 0; i < 30; ++i) results.push_back(pool.ApplyAsync(Square, i));
+  pool.Close();
+  EXPECT_THAT(pool.Join(), IsOk());
+  for (int i = 0; i < 30; ++i) {
+    EXPECT_THAT(results[static_cast<size_t>(i)].Get(), IsOkAndHolds(Square(i)));
+  }
+}
+
+TEST_F(PoolTest, AChunkIsOneTask) {
+  Pool pool({.processes = 1, .maxtasksperchild = 1});
+  const absl::StatusOr<std::vector<pid_t>> pids =
+      pool.Map([](int) { return getpid(); }, Numbers(30), 10);
+  ASSERT_THAT(pids.status(), IsOk());
+  EXPECT_EQ(std::set<pid_t>(pids->begin(), pids->end()).size(), 3u);
+}
+
+// Whatever kills them, and however fast: the pool does not burn a processor on
+// new ones, and goes on when it stops.
+TEST_F(PoolTest, WorkersThatAreKilledIdleAreReplacedMoreSlowly) {
+  Pool pool({.processes = 1});
+  const absl::Time begin = absl::Now();
+  std::set<pid_t> killed;
+  while (killed.size() < 18) {
+    for (const pid_t pid : pool.pids()) {
+      if (killed.insert(pid).second) kill(pid, SIGKILL);
+    }
+  }
+  // 2 + 4 + 8 + ... + 100 milliseconds.
+  EXPECT_GE(absl::Now() - begin, absl::Milliseconds(100));
+  EXPECT_THAT(pool.Apply(Square, 3), IsOkAndHolds(9));
+}
+
 // ---- the end ----
 
 TEST_F(PoolTest, CloseHasDoneWhatWasSubmitted) {
@@ -710,6 +775,8 @@ TEST_F(PoolTest, DefaultIsAWorkerForEachProcessor) {
 
 TEST_F(PoolTest, BadOptionsAreReported) {
   EXPECT_THAT(Pool::Create({.processes = -1}),
+              StatusIs(absl::StatusCode::kInvalidArgument, _));
+  EXPECT_THAT(Pool::Create({.processes = 1, .maxtasksperchild = -1}),
               StatusIs(absl::StatusCode::kInvalidArgument, _));
   EXPECT_THAT(Pool::Create({.processes = 1, .task_capacity_bytes = 0}),
               StatusIs(absl::StatusCode::kInvalidArgument, _));

@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <poll.h>
+#include <signal.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
@@ -15,6 +16,7 @@
 
 #include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
 #include "mp/base/check.h"
 #include "mp/base/errno_status.h"
 #include "mp/base/exception.h"
@@ -35,7 +37,8 @@ struct ProcessExecutor::TaskHeader {
 };
 
 struct ProcessExecutor::ResultHeader {
-  enum Kind : uint32_t { kPart, kFinish, kFail };
+  // kNoStart: a worker's initializer has failed; no task's result.
+  enum Kind : uint32_t { kPart, kFinish, kFail, kNoStart };
   uint32_t index;
   Kind kind;
 };
@@ -52,6 +55,33 @@ T ReadHeader(std::span<const std::byte>& bytes) {
 }
 
 constexpr int64_t kGatherNanos = 100'000;
+
+// Workers that die idle: the first are replaced at once, the next ones later
+// and later.
+constexpr int kQuickRestarts = 10;
+constexpr int64_t kFirstDelayNanos = 1'000'000;
+constexpr int64_t kMaxDelayNanos = 100'000'000;
+// Deaths in a row, within the initializer, that fail the pool.
+constexpr int kMaxStartDeaths = 50;
+constexpr int kRetryMillis = 100;
+
+// Such as somebody else sends.
+bool IsSignalFromOutside(int exitcode) {
+  switch (-exitcode) {
+    case SIGKILL:
+    case SIGTERM:
+    case SIGINT:
+    case SIGHUP:
+    case SIGQUIT:
+      return true;
+    default:
+      return false;
+  }
+}
+
+absl::Status InitializerError(absl::StatusCode code, absl::string_view what) {
+  return {code, absl::StrCat("the pool's initializer failed: ", what)};
+}
 
 constexpr uint64_t PackClaim(uint32_t index, uint32_t number) {
   return (uint64_t{index} + 1) << 32 | number;
@@ -169,8 +199,19 @@ class ProcessExecutor::WorkerOutput final : public TaskOutput {
 
 int ProcessExecutor::Serve(size_t index) {
   Claim& claim = *workers_[index].claim;
+  if (initializer_) {
+    absl::StatusOr<WorkerObject> object = initializer_.Run();
+    if (!object.ok()) {
+      ReportFailedInitializer(object.status());
+      return EXIT_FAILURE;
+    }
+    CurrentWorkerObject() = *std::move(object);
+  }
+  const absl::Cleanup destroy_object = [] { CurrentWorkerObject() = {}; };
+  claim.starts.fetch_add(1, std::memory_order_relaxed);
   std::vector<std::byte> record;
-  for (;;) {
+  for (int tasks = 0; maxtasksperchild_ == 0 || tasks < maxtasksperchild_;
+       ++tasks) {
     const RingResult result = tasks_.Get(
         [&](std::span<const std::byte> bytes, uint32_t number) {
           record.assign(bytes.begin(), bytes.end());
@@ -194,9 +235,29 @@ int ProcessExecutor::Serve(size_t index) {
       output.Fail(ExceptionError());
     }
     MP_CHECK(output.ended()) << "a task without an end";
+    claim.done.fetch_add(1, std::memory_order_relaxed);
     // Release: whoever sees the claim gone sees the result.
     claim.task.store(0, std::memory_order_release);
   }
+  return EXIT_SUCCESS;
+}
+
+void ProcessExecutor::ReportFailedInitializer(const absl::Status& error) {
+  absl::Status report = InitializerError(error.code(), error.message());
+  const size_t most = results_.max_record_size() / 2;
+  if (EncodedSize(report) > most) {
+    report = absl::Status(report.code(), report.message().substr(0, most / 2));
+  }
+  const ResultHeader header = {.index = 0, .kind = ResultHeader::kNoStart};
+  const size_t size = EncodedSize(report);
+  // If nobody is left to take it, there is nobody to be told.
+  results_.Put(
+      sizeof(header) + size,
+      [&](std::byte* to, uint32_t) {
+        memcpy(to, &header, sizeof(header));
+        return Encode(report, std::span(to + sizeof(header), size)).ok();
+      },
+      Deadline::Infinite(), Ring::WatchOne{owner_});
 }
 
 // ---- in the pool's process ----
@@ -220,6 +281,8 @@ absl::StatusOr<std::unique_ptr<ProcessExecutor>> ProcessExecutor::Create(
 ProcessExecutor::ProcessExecutor(const ProcessExecutorOptions& options,
                                  Ring tasks, Ring results)
     : owner_(Liveness::Self()),
+      initializer_(options.initializer),
+      maxtasksperchild_(options.maxtasksperchild),
       tasks_(std::move(tasks)),
       results_(std::move(results)),
       workers_(static_cast<size_t>(options.processes)) {}
@@ -266,6 +329,11 @@ absl::Status ProcessExecutor::Start() {
 
 absl::Status ProcessExecutor::StartWorker(size_t index) {
   static std::atomic<int> count{0};
+  {
+    Worker& worker = workers_[index];
+    worker.starts = worker.claim->starts.load(std::memory_order_relaxed);
+    worker.done = worker.claim->done.load(std::memory_order_relaxed);
+  }
   Process process(
       {.name = absl::StrCat("PoolWorker-", ++count),
        .daemon = true,
@@ -298,6 +366,7 @@ absl::Status ProcessExecutor::Submit(TaskFunction function, size_t size,
         "this pool belongs to another process; make one here");
   }
   const std::lock_guard lock(mutex_);
+  if (!failure_.ok()) return failure_;
   if (state_ != State::kRunning) {
     return absl::FailedPreconditionError("the pool is closed");
   }
@@ -356,7 +425,7 @@ void ProcessExecutor::PutBacklog() {
 bool ProcessExecutor::IsOpen() const {
   if (IsForkedCopy()) return false;
   const std::lock_guard lock(mutex_);
-  return state_ == State::kRunning;
+  return state_ == State::kRunning && failure_.ok();
 }
 
 size_t ProcessExecutor::max_input_size() const {
@@ -369,6 +438,12 @@ size_t ProcessExecutor::DeliverResults() {
   const auto deliver = [&](std::span<const std::byte> bytes, uint32_t) {
     size += ipc_internal::RecordSize(bytes.size());
     const auto header = ReadHeader<ResultHeader>(bytes);
+    if (header.kind == ResultHeader::kNoStart) {
+      absl::Status error;
+      const absl::Status decoded = DecodeInto(bytes, error);
+      FailPool(decoded.ok() ? std::move(error) : decoded);
+      return;
+    }
     if (header.kind == ResultHeader::kPart) {
       std::shared_ptr<TaskSink> sink;
       {
@@ -491,9 +566,8 @@ void ProcessExecutor::RunCallbacks() {
 }
 
 void ProcessExecutor::Supervise() {
-  constexpr int kRetryMillis = 100;
   for (;;) {
-    const bool failed = !StartMissingWorkers();
+    const int retry_millis = StartMissingWorkers();
     std::vector<pollfd> polled = {
         {.fd = wake_supervisor_.get(), .events = POLLIN, .revents = 0}};
     std::vector<size_t> watched;  // the workers behind polled[1], ...
@@ -508,7 +582,7 @@ void ProcessExecutor::Supervise() {
       }
       if (watched.empty() && !NeedsWorkers()) break;
     }
-    if (poll(polled.data(), polled.size(), failed ? kRetryMillis : -1) < 0) {
+    if (poll(polled.data(), polled.size(), retry_millis) < 0) {
       MP_PCHECK(errno == EINTR) << "poll";
       continue;
     }
@@ -525,20 +599,22 @@ void ProcessExecutor::Supervise() {
   results_.Close();
 }
 
-// False if a worker could not be started.
-bool ProcessExecutor::StartMissingWorkers() {
+// The time until it is to be called again; -1 if no worker is missing.
+int ProcessExecutor::StartMissingWorkers() {
   for (size_t i = 0; i < workers_.size(); ++i) {
     {
       const std::lock_guard lock(mutex_);
       if (workers_[i].running || !NeedsWorkers()) continue;
     }
+    const Deadline next_start = Deadline::AtNanos(next_start_nanos_);
+    if (!next_start.Expired()) return next_start.ToPollMillis();
     if (absl::Status status = StartWorker(i); !status.ok()) {
       std::cerr << "mp::Pool: cannot replace a worker, will try again: "
                 << status.ToString() << "\n";
-      return false;
+      return kRetryMillis;
     }
   }
-  return true;
+  return -1;
 }
 
 // Whether workers that have died are to be replaced. REQUIRES: mutex_ held.
@@ -570,6 +646,8 @@ void ProcessExecutor::SettleDeath(size_t index) {
   }
   DeliverResults();
 
+  if (claims[index] == 0) CountIdleDeath(worker, name, pid, exitcode);
+
   std::shared_ptr<TaskSink> sink;
   const uint64_t claim = claims[index];
   const auto number = static_cast<uint32_t>(claim);
@@ -592,6 +670,48 @@ void ProcessExecutor::SettleDeath(size_t index) {
     TakeSink(task);
     sink->Fail(WorkerDiedError(name, pid, exitcode));
   }
+}
+
+// A worker has died, or left, that had no task. REQUIRES: delivery_mutex_ held.
+void ProcessExecutor::CountIdleDeath(const Worker& worker,
+                                     std::string_view name, pid_t pid,
+                                     int exitcode) {
+  uint64_t starts = 0;
+  uint64_t done = 0;
+  for (const Worker& each : workers_) {
+    starts += each.claim->starts.load(std::memory_order_relaxed);
+    done += each.claim->done.load(std::memory_order_relaxed);
+  }
+  if (worker.claim->done.load(std::memory_order_relaxed) != worker.done) return;
+  idle_deaths_.Count(done);
+  if (const int late = idle_deaths_.length - kQuickRestarts; late > 0) {
+    const int64_t delay =
+        std::min(kMaxDelayNanos, kFirstDelayNanos << std::min(late, 10));
+    next_start_nanos_ = MonotonicNanos() + delay;
+  }
+  if (worker.claim->starts.load(std::memory_order_relaxed) != worker.starts) {
+    return;
+  }
+  start_deaths_.Count(starts);
+  if (!initializer_) return;
+  const bool from_outside = IsSignalFromOutside(exitcode);
+  if (from_outside && start_deaths_.length < kMaxStartDeaths) return;
+  FailPool(InitializerError(
+      absl::StatusCode::kAborted,
+      absl::StrCat(ToAbsl(name), " (pid ", pid, ") ", DescribeEnd(exitcode),
+                   from_outside ? ", as others before" : "")));
+}
+
+// For good: whatever is submitted later fails, too. REQUIRES: delivery_mutex_
+// held.
+void ProcessExecutor::FailPool(absl::Status error) {
+  {
+    const std::lock_guard lock(mutex_);
+    if (state_ == State::kTerminated) return;
+    failure_ = error;
+  }
+  Terminate();
+  FailAll(error);
 }
 
 // REQUIRES: delivery_mutex_ held.

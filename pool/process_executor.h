@@ -16,6 +16,11 @@
 // and its result is not among those. (If the worker died before removing it,
 // another one has taken it since: then that one's claim, written before the
 // removal, or its result, written before the next claim, is seen.)
+//
+// Workers come and go. One that leaves after its number of tasks does so
+// without a claim, and so takes nothing with it. Workers that die again and
+// again without having done anything are replaced ever more slowly; if it is
+// the initializer that they die of, the pool fails.
 
 #ifndef MP_POOL_PROCESS_EXECUTOR_H_
 #define MP_POOL_PROCESS_EXECUTOR_H_
@@ -29,6 +34,7 @@
 #include <mutex>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <thread>
 #include <vector>
 
@@ -39,6 +45,7 @@
 #include "mp/base/unique_fd.h"
 #include "mp/ipc/ring.h"
 #include "mp/pool/executor.h"
+#include "mp/pool/initializer.h"
 #include "mp/process/process.h"
 #include "mp/shm/adaptive_spin.h"
 #include "mp/shm/gate.h"
@@ -52,6 +59,8 @@ struct ProcessExecutorOptions {
   int processes = 1;
   size_t task_capacity_bytes = 0;
   size_t result_capacity_bytes = 0;
+  Initializer initializer = {};
+  int maxtasksperchild = 0;
 };
 
 class ProcessExecutor final : public Executor {
@@ -92,12 +101,29 @@ class ProcessExecutor final : public Executor {
   struct alignas(64) Claim {
     // 0, or index + 1 in the upper and number in the lower half.
     std::atomic<uint64_t> task{0};
+    // How many workers with this claim were ready for tasks, and how many tasks
+    // they have done.
+    std::atomic<uint64_t> starts{0};
+    std::atomic<uint64_t> done{0};
   };
 
   struct Worker {
     std::shared_ptr<Claim> claim;
     Process process;
     bool running = false;
+    // Those of the claim when it was started.
+    uint64_t starts = 0;
+    uint64_t done = 0;
+  };
+
+  // Deaths in a row in which something that grows has not grown.
+  struct Row {
+    void Count(uint64_t total_now) {
+      length = total_now == total ? length + 1 : 1;
+      total = total_now;
+    }
+    int length = 0;
+    uint64_t total = 0;
   };
 
   struct TaskHeader;
@@ -112,6 +138,7 @@ class ProcessExecutor final : public Executor {
 
   // In a worker.
   int Serve(size_t index);
+  void ReportFailedInitializer(const absl::Status& error);
 
   // In the pool's process.
   bool IsForkedCopy() const { return Liveness::Self() != owner_; }
@@ -124,19 +151,25 @@ class ProcessExecutor final : public Executor {
   void RunCallbacks();
   void Supervise();
   void SettleDeath(size_t index);
+  void CountIdleDeath(const Worker& worker, std::string_view name, pid_t pid,
+                      int exitcode);
   bool NeedsWorkers() const;
-  bool StartMissingWorkers();
+  int StartMissingWorkers();
+  void FailPool(absl::Status error);
   void FailAll(const absl::Status& error);
   std::shared_ptr<TaskSink> TakeSink(uint32_t index);
   void Interrupt();
 
   const Token owner_;
+  const Initializer initializer_;
+  const int maxtasksperchild_;
   ipc_internal::Ring tasks_;
   ipc_internal::Ring results_;
 
   // Guards what submitters touch. Taken after delivery_mutex_.
   mutable InPlaceLock mutex_;
   State state_ = State::kRunning;
+  absl::Status failure_;  // why there are no more tasks, if not OK
   std::vector<Pending> pending_;
   std::vector<uint32_t> free_;
   // Tasks that found the ring full, oldest first; later ones queue behind them.
@@ -155,6 +188,11 @@ class ProcessExecutor final : public Executor {
   AdaptiveSpin<KernelPlatform, kSpinForPartner> delivery_spin_;
   std::atomic<int> waiting_{0};  // threads in Wait
   BasicGate<KernelPlatform> waiting_gate_;
+
+  // The supervisor's.
+  Row idle_deaths_;   // without a task done
+  Row start_deaths_;  // without a worker started
+  int64_t next_start_nanos_ = 0;
 
   UniqueFd wake_supervisor_;  // an eventfd
   std::mutex join_mutex_;

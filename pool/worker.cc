@@ -20,6 +20,11 @@ std::string WorkerName() {
 
 void SetWorkerName(std::string name) { worker_name = std::move(name); }
 
+WorkerObject& CurrentWorkerObject() {
+  thread_local WorkerObject object;
+  return object;
+}
+
 absl::Status ExceptionError() {
   return absl::UnknownError(
       absl::StrCat(WorkerName(), ": ", DescribeCurrentException()));

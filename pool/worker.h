@@ -3,7 +3,9 @@
 #ifndef MP_POOL_WORKER_H_
 #define MP_POOL_WORKER_H_
 
+#include <memory>
 #include <string>
+#include <typeinfo>
 
 #include "absl/status/status.h"
 
@@ -17,6 +19,15 @@ void SetWorkerName(std::string name);  // the calling thread's
 // The exception that is being handled as the error of a task:
 // "PoolWorker-1: std::runtime_error: no such file". Call it in a catch block.
 absl::Status ExceptionError();
+
+// What an initializer has returned.
+struct WorkerObject {
+  std::shared_ptr<void> object;
+  const std::type_info* type = nullptr;  // null: nothing
+};
+
+// That of the worker that the calling thread is.
+WorkerObject& CurrentWorkerObject();
 
 }  // namespace mp::pool_internal
 

@@ -26,15 +26,32 @@ using ::mp::testing::StatusIs;
 using ::testing::_;
 using ::testing::ElementsAre;
 
-class AsyncResultTest : public mp::testing::ProcessTest {};
+// For whatever kind of workers.
+class AsyncResultTest : public mp::testing::ProcessTest,
+                        public ::testing::WithParamInterface<PoolWorkers> {
+ protected:
+  static PoolOptions With(PoolOptions options) {
+    options.workers = GetParam();
+    return options;
+  }
+};
+
+INSTANTIATE_TEST_SUITE_P(
+    Workers, AsyncResultTest,
+    ::testing::Values(PoolWorkers::kProcesses, PoolWorkers::kThreads),
+    [](const ::testing::TestParamInfo<PoolWorkers>& workers) {
+      return workers.param == PoolWorkers::kThreads ? "Threads" : "Processes";
+    });
+
+class AsyncResultProcessTest : public mp::testing::ProcessTest {};
 
 int SlowIdentity(int n) {
   absl::SleepFor(absl::Milliseconds(100));
   return n;
 }
 
-TEST_F(AsyncResultTest, GetWithTimeoutCanBeCalledAgain) {
-  Pool pool({.processes = 1});
+TEST_P(AsyncResultTest, GetWithTimeoutCanBeCalledAgain) {
+  Pool pool(With({.processes = 1}));
   const AsyncResult<int> result = pool.ApplyAsync(SlowIdentity, 5);
   const absl::Time begin = absl::Now();
   EXPECT_THAT(result.Get(absl::Milliseconds(20)),
@@ -45,8 +62,8 @@ TEST_F(AsyncResultTest, GetWithTimeoutCanBeCalledAgain) {
   EXPECT_THAT(result.Get(), IsOkAndHolds(5));
 }
 
-TEST_F(AsyncResultTest, ReadyAndSuccessful) {
-  Pool pool({.processes = 1});
+TEST_P(AsyncResultTest, ReadyAndSuccessful) {
+  Pool pool(With({.processes = 1}));
   const AsyncResult<int> fine = pool.ApplyAsync(SlowIdentity, 1);
   EXPECT_FALSE(fine.Ready());
   EXPECT_TRUE(fine.Wait());
@@ -58,7 +75,7 @@ TEST_F(AsyncResultTest, ReadyAndSuccessful) {
   EXPECT_FALSE(failed.Successful());
 }
 
-TEST_F(AsyncResultTest, SuccessfulBeforeTheEndAborts) {
+TEST_F(AsyncResultProcessTest, SuccessfulBeforeTheEndAborts) {
   EXPECT_DEATH(
       {
         Pool pool({.processes = 1});
@@ -67,15 +84,15 @@ TEST_F(AsyncResultTest, SuccessfulBeforeTheEndAborts) {
       "not ready");
 }
 
-TEST_F(AsyncResultTest, ResultOfARvalueIsMovedOut) {
-  Pool pool({.processes = 1});
+TEST_P(AsyncResultTest, ResultOfARvalueIsMovedOut) {
+  Pool pool(With({.processes = 1}));
   AsyncResult<std::vector<int>> result =
       pool.ApplyAsync([](int n) { return std::vector<int>(1000, n); }, 3);
   EXPECT_THAT(std::move(result).Get(), IsOkAndHolds(std::vector<int>(1000, 3)));
 }
 
-TEST_F(AsyncResultTest, WaitedForByManyThreads) {
-  Pool pool({.processes = 1});
+TEST_P(AsyncResultTest, WaitedForByManyThreads) {
+  Pool pool(With({.processes = 1}));
   const AsyncResult<int> result = pool.ApplyAsync(SlowIdentity, 9);
   std::atomic<int> right{0};
   std::vector<std::thread> threads;
@@ -89,8 +106,8 @@ TEST_F(AsyncResultTest, WaitedForByManyThreads) {
   EXPECT_EQ(right, 8);
 }
 
-TEST_F(AsyncResultTest, CallbackComesForValuesAndErrorsEarlyAndLate) {
-  Pool pool({.processes = 1});
+TEST_P(AsyncResultTest, CallbackComesForValuesAndErrorsEarlyAndLate) {
+  Pool pool(With({.processes = 1}));
   std::atomic<int> value{0};
   std::atomic<bool> failed{false};
   std::atomic<int> late{0};
@@ -111,8 +128,8 @@ TEST_F(AsyncResultTest, CallbackComesForValuesAndErrorsEarlyAndLate) {
   EXPECT_EQ(late, 8);
 }
 
-TEST_F(AsyncResultTest, CallbackForSuccessOrErrorOnly) {
-  Pool pool({.processes = 1});
+TEST_P(AsyncResultTest, CallbackForSuccessOrErrorOnly) {
+  Pool pool(With({.processes = 1}));
   std::atomic<int> value{0};
   std::atomic<int> successes{0};
   std::atomic<int> errors{0};
@@ -135,8 +152,8 @@ TEST_F(AsyncResultTest, CallbackForSuccessOrErrorOnly) {
   EXPECT_EQ(wrong, 0);
 }
 
-TEST_F(AsyncResultTest, CallbacksRunOneAtATimeOnOneThreadThoughNobodyWaits) {
-  Pool pool({.processes = 2});
+TEST_P(AsyncResultTest, CallbacksRunOneAtATimeOnOneThreadThoughNobodyWaits) {
+  Pool pool(With({.processes = 2}));
   std::atomic<int> inside{0};
   std::atomic<int> calls{0};
   std::atomic<bool> overlapped{false};
@@ -157,8 +174,8 @@ TEST_F(AsyncResultTest, CallbacksRunOneAtATimeOnOneThreadThoughNobodyWaits) {
   }
 }
 
-TEST_F(AsyncResultTest, CallbackMaySubmit) {
-  Pool pool({.processes = 1});
+TEST_P(AsyncResultTest, CallbackMaySubmit) {
+  Pool pool(With({.processes = 1}));
   std::atomic<int> result{0};
   pool.ApplyAsync([] { return 20; }).OnDone([&](const absl::StatusOr<int>& r) {
     pool.ApplyAsync([](int n) { return n + 1; }, *r)
@@ -168,8 +185,8 @@ TEST_F(AsyncResultTest, CallbackMaySubmit) {
   EXPECT_EQ(result, 21);
 }
 
-TEST_F(AsyncResultTest, ThrowingCallbackDoesNotStopTheOthers) {
-  Pool pool({.processes = 1});
+TEST_P(AsyncResultTest, ThrowingCallbackDoesNotStopTheOthers) {
+  Pool pool(With({.processes = 1}));
   std::atomic<bool> called{false};
   const AsyncResult<int> result = pool.ApplyAsync([] { return 1; });
   result.OnDone([](const absl::StatusOr<int>&) { throw 1; });
@@ -178,7 +195,7 @@ TEST_F(AsyncResultTest, ThrowingCallbackDoesNotStopTheOthers) {
   EXPECT_THAT(pool.Apply([] { return 2; }), IsOkAndHolds(2));
 }
 
-TEST_F(AsyncResultTest, OutlivesItsPool) {
+TEST_F(AsyncResultProcessTest, OutlivesItsPool) {
   std::optional<AsyncResult<int>> done;
   std::optional<AsyncResult<int>> lost;
   {
@@ -197,8 +214,8 @@ TEST_F(AsyncResultTest, OutlivesItsPool) {
   EXPECT_TRUE(called) << "there is no thread left to run it later";
 }
 
-TEST_F(AsyncResultTest, SubmissionErrorIsTheResult) {
-  Pool pool({.processes = 1});
+TEST_P(AsyncResultTest, SubmissionErrorIsTheResult) {
+  Pool pool(With({.processes = 1}));
   pool.Close();
   const AsyncResult<int> result = pool.ApplyAsync([] { return 1; });
   EXPECT_TRUE(result.Ready());

@@ -38,7 +38,24 @@ using ::mp::testing::StatusIs;
 using ::testing::AllOf;
 using ::testing::HasSubstr;
 
-class InitializerTest : public mp::testing::ProcessTest {};
+// For whatever kind of workers.
+class InitializerTest : public mp::testing::ProcessTest,
+                        public ::testing::WithParamInterface<PoolWorkers> {
+ protected:
+  static PoolOptions With(PoolOptions options) {
+    options.workers = GetParam();
+    return options;
+  }
+};
+
+INSTANTIATE_TEST_SUITE_P(
+    Workers, InitializerTest,
+    ::testing::Values(PoolWorkers::kProcesses, PoolWorkers::kThreads),
+    [](const ::testing::TestParamInfo<PoolWorkers>& workers) {
+      return workers.param == PoolWorkers::kThreads ? "Threads" : "Processes";
+    });
+
+class InitializerProcessTest : public mp::testing::ProcessTest {};
 
 int Square(int x) { return x * x; }
 
@@ -92,7 +109,7 @@ TEST(WorkerStateTest, AbortsWhereThereIsNone) {
 // ---- in a pool ----
 
 // CPython's test_pool_initializer.
-TEST_F(InitializerTest, RunsOnceInEachWorkerBeforeItsTasks) {
+TEST_F(InitializerProcessTest, RunsOnceInEachWorkerBeforeItsTasks) {
   absl::StatusOr<Queue<pid_t>> started = Queue<pid_t>::Create();
   ASSERT_THAT(started.status(), IsOk());
   Pool pool({.processes = 3,
@@ -118,7 +135,7 @@ struct Counter {
   int count = 0;
 };
 
-TEST_F(InitializerTest, StateIsKeptFromTaskToTask) {
+TEST_P(InitializerTest, StateIsKeptFromTaskToTask) {
   Pool pool(
       {.processes = 1, .initializer = Initializer([] { return Counter(); })});
   for (int i = 1; i <= 3; ++i) {
@@ -127,15 +144,15 @@ TEST_F(InitializerTest, StateIsKeptFromTaskToTask) {
   }
 }
 
-TEST_F(InitializerTest, StateMayBeMovableOnly) {
-  Pool pool({.processes = 1,
-             .initializer = Initializer(
-                 [](int n) { return std::make_unique<int>(n); }, 5)});
+TEST_P(InitializerTest, StateMayBeMovableOnly) {
+  Pool pool(With({.processes = 1,
+                  .initializer = Initializer(
+                      [](int n) { return std::make_unique<int>(n); }, 5)}));
   EXPECT_THAT(pool.Apply([] { return *WorkerState<std::unique_ptr<int>>(); }),
               IsOkAndHolds(5));
 }
 
-TEST_F(InitializerTest, HandlesMeanTheSameObjects) {
+TEST_P(InitializerTest, HandlesMeanTheSameObjects) {
   Lock lock;
   Event event;
   Pool pool(
@@ -153,7 +170,7 @@ TEST_F(InitializerTest, HandlesMeanTheSameObjects) {
   lock.unlock();
 }
 
-TEST_F(InitializerTest, RunsInWorkersThatReplaceOthers) {
+TEST_F(InitializerProcessTest, RunsInWorkersThatReplaceOthers) {
   Pool pool(
       {.processes = 1, .initializer = Initializer([] { return getpid(); })});
   for (int i = 0; i < 5; ++i) {
@@ -178,13 +195,14 @@ class Goodbye {
   bool owner_ = true;
 };
 
-TEST_F(InitializerTest, StateIsDestroyedWhenAWorkerLeaves) {
+TEST_P(InitializerTest, StateIsDestroyedWhenAWorkerLeaves) {
   absl::StatusOr<Queue<int>> queue = Queue<int>::Create();
   ASSERT_THAT(queue.status(), IsOk());
-  Pool pool({.processes = 1,
-             .initializer = Initializer(
-                 [](Queue<int> q) { return Goodbye(std::move(q)); }, *queue),
-             .maxtasksperchild = 2});
+  Pool pool(
+      With({.processes = 1,
+            .initializer = Initializer(
+                [](Queue<int> q) { return Goodbye(std::move(q)); }, *queue),
+            .maxtasksperchild = 2}));
   EXPECT_THAT(pool.Map(Square, std::vector<int>{1, 2, 3, 4, 5}, 1), IsOk());
   pool.Close();
   ASSERT_THAT(pool.Join(), IsOk());
@@ -197,8 +215,11 @@ TEST_F(InitializerTest, StateIsDestroyedWhenAWorkerLeaves) {
 
 // Every way to submit says so, and nothing hangs.
 template <class Matcher>
-void ExpectFailed(Initializer initializer, const Matcher& matcher) {
-  Pool pool({.processes = 2, .initializer = std::move(initializer)});
+void ExpectFailed(Initializer initializer, const Matcher& matcher,
+                  PoolWorkers workers = PoolWorkers::kProcesses) {
+  Pool pool({.processes = 2,
+             .initializer = std::move(initializer),
+             .workers = workers});
   std::vector<AsyncResult<int>> pending;
   for (int i = 0; i < 10; ++i) pending.push_back(pool.ApplyAsync(Square, i));
   for (const AsyncResult<int>& each : pending) {
@@ -218,28 +239,30 @@ void ExpectFailed(Initializer initializer, const Matcher& matcher) {
   EXPECT_THAT(pool.Join(), IsOk());
 }
 
-TEST_F(InitializerTest, WithAStatusFailsThePool) {
+TEST_P(InitializerTest, WithAStatusFailsThePool) {
   ExpectFailed(Initializer([] { return absl::NotFoundError("no database"); }),
                StatusIs(absl::StatusCode::kNotFound,
-                        "the pool's initializer failed: no database"));
+                        "the pool's initializer failed: no database"),
+               GetParam());
 }
 
-TEST_F(InitializerTest, WithAVeryLongStatusFailsThePool) {
+TEST_F(InitializerProcessTest, WithAVeryLongStatusFailsThePool) {
   ExpectFailed(Initializer([] {
                  return absl::NotFoundError(std::string(3 << 20, 'x'));
                }),
                StatusIs(absl::StatusCode::kNotFound, HasSubstr("xxxx")));
 }
 
-TEST_F(InitializerTest, ThatThrowsFailsThePool) {
+TEST_P(InitializerTest, ThatThrowsFailsThePool) {
   ExpectFailed(
       Initializer([] { throw std::runtime_error("no database"); }),
       StatusIs(absl::StatusCode::kUnknown,
                AllOf(HasSubstr("the pool's initializer failed: PoolWorker-"),
-                     HasSubstr("std::runtime_error: no database"))));
+                     HasSubstr("std::runtime_error: no database"))),
+      GetParam());
 }
 
-TEST_F(InitializerTest, ThatExitsFailsThePool) {
+TEST_F(InitializerProcessTest, ThatExitsFailsThePool) {
   ExpectFailed(
       Initializer([] { _exit(3); }),
       StatusIs(absl::StatusCode::kAborted,
@@ -250,18 +273,18 @@ TEST_F(InitializerTest, ThatExitsFailsThePool) {
       StatusIs(absl::StatusCode::kAborted, HasSubstr("exited with code 0")));
 }
 
-TEST_F(InitializerTest, ThatCrashesFailsThePool) {
+TEST_F(InitializerProcessTest, ThatCrashesFailsThePool) {
   ExpectFailed(Initializer([] { std::abort(); }),
                StatusIs(absl::StatusCode::kAborted, HasSubstr("SIGABRT")));
 }
 
-TEST_F(InitializerTest, ThatIsKilledAgainAndAgainFailsThePool) {
+TEST_F(InitializerProcessTest, ThatIsKilledAgainAndAgainFailsThePool) {
   ExpectFailed(Initializer([] { raise(SIGKILL); }),
                StatusIs(absl::StatusCode::kAborted,
                         HasSubstr("SIGKILL, as others before")));
 }
 
-TEST_F(InitializerTest, ThatIsKilledOnceIsRunAgain) {
+TEST_F(InitializerProcessTest, ThatIsKilledOnceIsRunAgain) {
   absl::StatusOr<Queue<pid_t>> started = Queue<pid_t>::Create();
   ASSERT_THAT(started.status(), IsOk());
   Event go;
@@ -280,7 +303,7 @@ TEST_F(InitializerTest, ThatIsKilledOnceIsRunAgain) {
 }
 
 // One that works at first, but not in the worker that replaces another.
-TEST_F(InitializerTest, ThatFailsLaterFailsThePool) {
+TEST_F(InitializerProcessTest, ThatFailsLaterFailsThePool) {
   Event broken;
   Pool pool({.processes = 2,
              .initializer = Initializer(
@@ -299,12 +322,12 @@ TEST_F(InitializerTest, ThatFailsLaterFailsThePool) {
   EXPECT_THAT(pool.Join(), IsOk());
 }
 
-TEST_F(InitializerTest, CallbacksHearOfIt) {
+TEST_P(InitializerTest, CallbacksHearOfIt) {
   std::vector<absl::Status> errors;
-  Pool pool({.processes = 1, .initializer = Initializer([] {
-                               absl::SleepFor(absl::Milliseconds(50));
-                               return absl::NotFoundError("gone");
-                             })});
+  Pool pool(With({.processes = 1, .initializer = Initializer([] {
+                                    absl::SleepFor(absl::Milliseconds(50));
+                                    return absl::NotFoundError("gone");
+                                  })}));
   pool.MapAsync(Square, std::vector<int>{1, 2, 3})
       .OnError([&](const absl::Status& error) { errors.push_back(error); });
   while (!absl::IsNotFound(pool.Apply(Square, 1).status())) {

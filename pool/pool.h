@@ -1,4 +1,4 @@
-// Pool: worker processes that run functions for you.
+// Pool: worker processes, or threads, that run functions for you.
 //
 //   int Square(int x) { return x * x; }
 //
@@ -63,6 +63,17 @@
 
 namespace mp {
 
+enum class PoolWorkers {
+  kProcesses,
+  // Threads of the calling process: for debugging, and for tasks that do not
+  // need a process. Calls, results, callbacks and errors are the same, and so
+  // are the limits of the memory; arguments and results are copies. But a task
+  // that crashes or exits takes the program with it, tasks share the program's
+  // variables, Terminate() cannot stop a task that runs, and Join() and the
+  // destructor wait for it. There are no pids.
+  kThreads,
+};
+
 struct PoolOptions {
   // Workers; 0 for as many as there are processors to use (CpuCount()).
   int processes = 0;
@@ -77,6 +88,7 @@ struct PoolOptions {
   // Tasks after which a worker leaves and another takes its place, so that what
   // it has gathered is given back; a chunk of a map is one task. 0: it stays.
   int maxtasksperchild = 0;
+  PoolWorkers workers = PoolWorkers::kProcesses;
 };
 
 class Pool {

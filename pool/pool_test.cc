@@ -49,7 +49,24 @@ using ::testing::IsEmpty;
 using ::testing::Not;
 using ::testing::SizeIs;
 
-class PoolTest : public mp::testing::ProcessTest {};
+// For whatever kind of workers.
+class PoolTest : public mp::testing::ProcessTest,
+                 public ::testing::WithParamInterface<PoolWorkers> {
+ protected:
+  static PoolOptions With(PoolOptions options) {
+    options.workers = GetParam();
+    return options;
+  }
+};
+
+INSTANTIATE_TEST_SUITE_P(
+    Workers, PoolTest,
+    ::testing::Values(PoolWorkers::kProcesses, PoolWorkers::kThreads),
+    [](const ::testing::TestParamInfo<PoolWorkers>& workers) {
+      return workers.param == PoolWorkers::kThreads ? "Threads" : "Processes";
+    });
+
+class PoolProcessTest : public mp::testing::ProcessTest {};
 
 int Square(int x) { return x * x; }
 
@@ -67,7 +84,7 @@ std::vector<int> Squares(int count) {
 
 // ---- Apply ----
 
-TEST_F(PoolTest, ApplyRunsInAnotherProcess) {
+TEST_F(PoolProcessTest, ApplyRunsInAnotherProcess) {
   Pool pool({.processes = 2});
   const absl::StatusOr<pid_t> pid = pool.Apply([] { return getpid(); });
   ASSERT_THAT(pid.status(), IsOk());
@@ -75,16 +92,16 @@ TEST_F(PoolTest, ApplyRunsInAnotherProcess) {
   EXPECT_THAT(pool.pids(), ::testing::Contains(*pid));
 }
 
-TEST_F(PoolTest, ApplyTakesFunctionsAndLambdas) {
-  Pool pool({.processes = 1});
+TEST_P(PoolTest, ApplyTakesFunctionsAndLambdas) {
+  Pool pool(With({.processes = 1}));
   EXPECT_THAT(pool.Apply(Square, 3), IsOkAndHolds(9));
   EXPECT_THAT(pool.Apply(&Square, 4), IsOkAndHolds(16));
   EXPECT_THAT(pool.Apply([](int a, int b) { return a - b; }, 7, 2),
               IsOkAndHolds(5));
 }
 
-TEST_F(PoolTest, ArgumentsAndResultsOfManyTypes) {
-  Pool pool({.processes = 1});
+TEST_P(PoolTest, ArgumentsAndResultsOfManyTypes) {
+  Pool pool(With({.processes = 1}));
   EXPECT_THAT(pool.Apply([](const std::string& s) { return s + "!"; }, "text"),
               IsOkAndHolds("text!"));
   EXPECT_THAT(
@@ -98,8 +115,8 @@ TEST_F(PoolTest, ArgumentsAndResultsOfManyTypes) {
       IsOkAndHolds(std::make_tuple(size_t{2}, 3.0, std::string("one"))));
 }
 
-TEST_F(PoolTest, VoidAndStatusResults) {
-  Pool pool({.processes = 1});
+TEST_P(PoolTest, VoidAndStatusResults) {
+  Pool pool(With({.processes = 1}));
   EXPECT_THAT(pool.Apply([] {}), IsOk());
   EXPECT_THAT(pool.Apply([](int) { return absl::OkStatus(); }, 1), IsOk());
   EXPECT_THAT(pool.Apply([] { return absl::NotFoundError("no such thing"); }),
@@ -113,8 +130,8 @@ TEST_F(PoolTest, VoidAndStatusResults) {
               StatusIs(absl::StatusCode::kOutOfRange, "negative"));
 }
 
-TEST_F(PoolTest, ExceptionIsTheCallersError) {
-  Pool pool({.processes = 1});
+TEST_P(PoolTest, ExceptionIsTheCallersError) {
+  Pool pool(With({.processes = 1}));
   EXPECT_THAT(pool.Apply([]() -> int { throw std::runtime_error("broken"); }),
               StatusIs(absl::StatusCode::kUnknown,
                        AllOf(HasSubstr("PoolWorker-"),
@@ -124,8 +141,8 @@ TEST_F(PoolTest, ExceptionIsTheCallersError) {
   EXPECT_THAT(pool.Apply(Square, 2), IsOkAndHolds(4)) << "the worker goes on";
 }
 
-TEST_F(PoolTest, ArgumentsLargerThanTheMemoryAreRefused) {
-  Pool pool({.processes = 1, .task_capacity_bytes = 4096});
+TEST_P(PoolTest, ArgumentsLargerThanTheMemoryAreRefused) {
+  Pool pool(With({.processes = 1, .task_capacity_bytes = 4096}));
   const auto size = [](const std::string& s) { return s.size(); };
   EXPECT_THAT(pool.Apply(size, std::string(5000, 'x')),
               StatusIs(absl::StatusCode::kInvalidArgument,
@@ -134,8 +151,8 @@ TEST_F(PoolTest, ArgumentsLargerThanTheMemoryAreRefused) {
               IsOkAndHolds(size_t{4000}));
 }
 
-TEST_F(PoolTest, ResultLargerThanTheMemoryFailsItsTask) {
-  Pool pool({.processes = 1, .result_capacity_bytes = 4096});
+TEST_P(PoolTest, ResultLargerThanTheMemoryFailsItsTask) {
+  Pool pool(With({.processes = 1, .result_capacity_bytes = 4096}));
   const auto text = [](size_t size) { return std::string(size, 'x'); };
   EXPECT_THAT(pool.Apply(text, size_t{5000}),
               StatusIs(absl::StatusCode::kResourceExhausted,
@@ -145,8 +162,8 @@ TEST_F(PoolTest, ResultLargerThanTheMemoryFailsItsTask) {
 
 // ---- ApplyAsync ----
 
-TEST_F(PoolTest, ApplyAsyncRunsAtMostProcessesAtOnceAndInParallel) {
-  Pool pool({.processes = 3});
+TEST_P(PoolTest, ApplyAsyncRunsAtMostProcessesAtOnceAndInParallel) {
+  Pool pool(With({.processes = 3}));
   std::vector<AsyncResult<std::pair<absl::Time, absl::Time>>> results;
   for (int i = 0; i < 9; ++i) {
     results.push_back(pool.ApplyAsync([] {
@@ -172,8 +189,8 @@ TEST_F(PoolTest, ApplyAsyncRunsAtMostProcessesAtOnceAndInParallel) {
   EXPECT_EQ(most, 3);
 }
 
-TEST_F(PoolTest, SubmittingNeverWaitsForRoom) {
-  Pool pool({.processes = 2, .task_capacity_bytes = 4096});
+TEST_P(PoolTest, SubmittingNeverWaitsForRoom) {
+  Pool pool(With({.processes = 2, .task_capacity_bytes = 4096}));
   // Many times what fits, while the workers are busy.
   std::vector<AsyncResult<size_t>> results;
   for (size_t i = 0; i < 1000; ++i) {
@@ -186,7 +203,7 @@ TEST_F(PoolTest, SubmittingNeverWaitsForRoom) {
   }
 }
 
-TEST_F(PoolTest, TasksOfOneSubmitterStartInOrder) {
+TEST_F(PoolProcessTest, TasksOfOneSubmitterStartInOrder) {
   Pool pool({.processes = 1, .task_capacity_bytes = 4096});
   std::vector<AsyncResult<int>> results;
   for (int i = 0; i < 2000; ++i) {
@@ -200,8 +217,8 @@ TEST_F(PoolTest, TasksOfOneSubmitterStartInOrder) {
   }
 }
 
-TEST_F(PoolTest, SubmissionsFromManyThreads) {
-  Pool pool({.processes = 2});
+TEST_P(PoolTest, SubmissionsFromManyThreads) {
+  Pool pool(With({.processes = 2}));
   std::atomic<int> right{0};
   std::vector<std::thread> threads;
   for (int t = 0; t < 8; ++t) {
@@ -216,26 +233,26 @@ TEST_F(PoolTest, SubmissionsFromManyThreads) {
   EXPECT_EQ(right, 8 * 200);
 }
 
-TEST_F(PoolTest, ResultsDroppedUnread) {
-  Pool pool({.processes = 2});
+TEST_P(PoolTest, ResultsDroppedUnread) {
+  Pool pool(With({.processes = 2}));
   for (int i = 0; i < 10'000; ++i) pool.ApplyAsync(Square, i);
   EXPECT_THAT(pool.Apply(Square, 5), IsOkAndHolds(25));
 }
 
 // ---- Map ----
 
-TEST_F(PoolTest, MapKeepsTheOrder) {
-  Pool pool({.processes = 3});
+TEST_P(PoolTest, MapKeepsTheOrder) {
+  Pool pool(With({.processes = 3}));
   EXPECT_THAT(pool.Map(Square, Numbers(10'000)), IsOkAndHolds(Squares(10'000)));
 }
 
-TEST_F(PoolTest, MapOfNothing) {
-  Pool pool({.processes = 1});
+TEST_P(PoolTest, MapOfNothing) {
+  Pool pool(With({.processes = 1}));
   EXPECT_THAT(pool.Map(Square, std::vector<int>()), IsOkAndHolds(IsEmpty()));
 }
 
-TEST_F(PoolTest, MapWithAnyChunkSize) {
-  Pool pool({.processes = 2});
+TEST_P(PoolTest, MapWithAnyChunkSize) {
+  Pool pool(With({.processes = 2}));
   for (const size_t chunksize : {1, 2, 7, 99, 100, 101, 1'000'000}) {
     EXPECT_THAT(pool.Map(Square, Numbers(100), chunksize),
                 IsOkAndHolds(Squares(100)))
@@ -243,8 +260,8 @@ TEST_F(PoolTest, MapWithAnyChunkSize) {
   }
 }
 
-TEST_F(PoolTest, MapOfStringsAndOtherRanges) {
-  Pool pool({.processes = 2});
+TEST_P(PoolTest, MapOfStringsAndOtherRanges) {
+  Pool pool(With({.processes = 2}));
   EXPECT_THAT(pool.Map([](const std::string& s) { return s.size(); },
                        std::set<std::string>{"a", "bcd", "ef"}),
               IsOkAndHolds(ElementsAre(1, 3, 2)));
@@ -253,15 +270,15 @@ TEST_F(PoolTest, MapOfStringsAndOtherRanges) {
               IsOkAndHolds(ElementsAre("one?", "three?")));
 }
 
-TEST_F(PoolTest, MapOfMoreThanTheMemoryHolds) {
-  Pool pool({.processes = 2,
-             .task_capacity_bytes = 4096,
-             .result_capacity_bytes = 64 << 10});
+TEST_P(PoolTest, MapOfMoreThanTheMemoryHolds) {
+  Pool pool(With({.processes = 2,
+                  .task_capacity_bytes = 4096,
+                  .result_capacity_bytes = 64 << 10}));
   EXPECT_THAT(pool.Map(Square, Numbers(40'000)), IsOkAndHolds(Squares(40'000)));
 }
 
-TEST_F(PoolTest, MapOfResultsLargerThanTheirArguments) {
-  Pool pool({.processes = 2, .result_capacity_bytes = 1 << 20});
+TEST_P(PoolTest, MapOfResultsLargerThanTheirArguments) {
+  Pool pool(With({.processes = 2, .result_capacity_bytes = 1 << 20}));
   const absl::StatusOr<std::vector<std::string>> texts = pool.Map(
       [](int n) {
         return std::string(10'000, static_cast<char>('a' + n % 26));
@@ -272,13 +289,13 @@ TEST_F(PoolTest, MapOfResultsLargerThanTheirArguments) {
   EXPECT_EQ((*texts)[27], std::string(10'000, 'b'));
 }
 
-TEST_F(PoolTest, MapWithoutResults) {
-  Pool pool({.processes = 2});
+TEST_P(PoolTest, MapWithoutResults) {
+  Pool pool(With({.processes = 2}));
   EXPECT_THAT(pool.Map([](int) {}, Numbers(100)), IsOk());
 }
 
-TEST_F(PoolTest, MapReportsTheErrorAndDoesTheRest) {
-  Pool pool({.processes = 2});
+TEST_P(PoolTest, MapReportsTheErrorAndDoesTheRest) {
+  Pool pool(With({.processes = 2}));
   EXPECT_THAT(pool.Map(
                   [](int n) {
                     if (n == 37) throw std::invalid_argument("not 37");
@@ -297,7 +314,7 @@ TEST_F(PoolTest, MapReportsTheErrorAndDoesTheRest) {
   EXPECT_THAT(pool.Map(Square, Numbers(10)), IsOkAndHolds(Squares(10)));
 }
 
-TEST_F(PoolTest, MapReportsADeadWorker) {
+TEST_F(PoolProcessTest, MapReportsADeadWorker) {
   Pool pool({.processes = 2});
   const absl::Status status = pool.Map(
       [](int n) {
@@ -308,8 +325,8 @@ TEST_F(PoolTest, MapReportsADeadWorker) {
   EXPECT_THAT(pool.Map(Square, Numbers(10)), IsOkAndHolds(Squares(10)));
 }
 
-TEST_F(PoolTest, MapReportsTheErrorThatComesFirstInOrder) {
-  Pool pool({.processes = 2});
+TEST_P(PoolTest, MapReportsTheErrorThatComesFirstInOrder) {
+  Pool pool(With({.processes = 2}));
   for (int round = 0; round < 20; ++round) {
     EXPECT_THAT(pool.Map(
                     [](int n) {
@@ -325,7 +342,7 @@ TEST_F(PoolTest, MapReportsTheErrorThatComesFirstInOrder) {
 }
 
 // CPython's test_map_no_failfast.
-TEST_F(PoolTest, MapDoesAllItemsThoughSomeFail) {
+TEST_F(PoolProcessTest, MapDoesAllItemsThoughSomeFail) {
   Pool pool({.processes = 2});
   int ends[2];
   ASSERT_EQ(pipe(ends), 0);
@@ -345,7 +362,7 @@ TEST_F(PoolTest, MapDoesAllItemsThoughSomeFail) {
   close(ends[1]);
 }
 
-TEST_F(PoolTest, MapOfAResultThatIsTooLargeLeavesTheWorkerAlone) {
+TEST_F(PoolProcessTest, MapOfAResultThatIsTooLargeLeavesTheWorkerAlone) {
   Pool pool({.processes = 1, .result_capacity_bytes = 4096});
   const std::vector<pid_t> pids = pool.pids();
   EXPECT_THAT(pool.Map([](size_t size) { return std::string(size, 'x'); },
@@ -359,8 +376,8 @@ TEST_F(PoolTest, MapOfAResultThatIsTooLargeLeavesTheWorkerAlone) {
   EXPECT_EQ(pool.pids(), pids);
 }
 
-TEST_F(PoolTest, MapOfAnItemThatIsTooLargeDoesTheRest) {
-  Pool pool({.processes = 1, .task_capacity_bytes = 4096});
+TEST_P(PoolTest, MapOfAnItemThatIsTooLargeDoesTheRest) {
+  Pool pool(With({.processes = 1, .task_capacity_bytes = 4096}));
   const auto size = [](const std::string& s) { return s.size(); };
   const std::string large(3000, 'x');
   EXPECT_THAT(pool.Map(size, std::vector<std::string>{"a", large, "b"}),
@@ -371,8 +388,8 @@ TEST_F(PoolTest, MapOfAnItemThatIsTooLargeDoesTheRest) {
                HasSubstr("task_capacity_bytes")));
 }
 
-TEST_F(PoolTest, MapOfRangesThatCanBeReadOnce) {
-  Pool pool({.processes = 2});
+TEST_P(PoolTest, MapOfRangesThatCanBeReadOnce) {
+  Pool pool(With({.processes = 2}));
   const auto items = [] {
     return pool_internal::GeneratedRange([](int n) { return n; }, 100);
   };
@@ -389,8 +406,8 @@ TEST_F(PoolTest, MapOfRangesThatCanBeReadOnce) {
 }
 
 // CPython's test_map_handle_iterable_exception.
-TEST_F(PoolTest, MapThrowsWhatTheRangeThrows) {
-  Pool pool({.processes = 2});
+TEST_P(PoolTest, MapThrowsWhatTheRangeThrows) {
+  Pool pool(With({.processes = 2}));
   for (const int bad : {0, 0, 3}) {
     const auto items = [bad] {
       return pool_internal::GeneratedRange([bad](int n) {
@@ -405,8 +422,8 @@ TEST_F(PoolTest, MapThrowsWhatTheRangeThrows) {
   EXPECT_THAT(pool.Map(Square, Numbers(10)), IsOkAndHolds(Squares(10)));
 }
 
-TEST_F(PoolTest, MapOfAClosedPoolIsRefused) {
-  Pool pool({.processes = 1});
+TEST_P(PoolTest, MapOfAClosedPoolIsRefused) {
+  Pool pool(With({.processes = 1}));
   pool.Close();
   EXPECT_THAT(pool.Map(Square, Numbers(10), 1),
               StatusIs(absl::StatusCode::kFailedPrecondition, _));
@@ -414,8 +431,8 @@ TEST_F(PoolTest, MapOfAClosedPoolIsRefused) {
               StatusIs(absl::StatusCode::kFailedPrecondition, _));
 }
 
-TEST_F(PoolTest, MapAsync) {
-  Pool pool({.processes = 2});
+TEST_P(PoolTest, MapAsync) {
+  Pool pool(With({.processes = 2}));
   AsyncResult<std::vector<int>> all = pool.MapAsync(Square, Numbers(1000));
   AsyncResult<void> nothing = pool.MapAsync([](int) {}, Numbers(1000), 7);
   EXPECT_THAT(all.Get(), IsOkAndHolds(Squares(1000)));
@@ -424,7 +441,7 @@ TEST_F(PoolTest, MapAsync) {
               IsOkAndHolds(IsEmpty()));
 }
 
-TEST_F(PoolTest, MapAsyncOfMoreThanTheMemoryHoldsDoesNotWait) {
+TEST_F(PoolProcessTest, MapAsyncOfMoreThanTheMemoryHoldsDoesNotWait) {
   Pool pool({.processes = 1, .task_capacity_bytes = 4096});
   // Nothing can be done before the worker goes on.
   ASSERT_THAT(pool.Apply(Square, 1), IsOk());
@@ -437,8 +454,8 @@ TEST_F(PoolTest, MapAsyncOfMoreThanTheMemoryHoldsDoesNotWait) {
 }
 
 // CPython's test_map_async_callbacks.
-TEST_F(PoolTest, MapAsyncCallsBackOnceWithAllResults) {
-  Pool pool({.processes = 2});
+TEST_P(PoolTest, MapAsyncCallsBackOnceWithAllResults) {
+  Pool pool(With({.processes = 2}));
   std::vector<std::vector<int>> results;  // the pool's thread's
   std::vector<absl::Status> errors;
   const auto fine = pool.MapAsync(Square, Numbers(4), 1);
@@ -462,8 +479,8 @@ TEST_F(PoolTest, MapAsyncCallsBackOnceWithAllResults) {
 
 int Minus(int a, int b) { return a - b; }
 
-TEST_F(PoolTest, StarmapSpreadsItems) {
-  Pool pool({.processes = 2});
+TEST_P(PoolTest, StarmapSpreadsItems) {
+  Pool pool(With({.processes = 2}));
   std::vector<std::pair<int, int>> pairs;
   std::vector<int> differences;
   for (int i = 0; i < 100; ++i) {
@@ -488,7 +505,7 @@ TEST_F(PoolTest, StarmapSpreadsItems) {
 
 // ---- death ----
 
-TEST_F(PoolTest, DeadWorkerFailsItsOwnTaskOnly) {
+TEST_F(PoolProcessTest, DeadWorkerFailsItsOwnTaskOnly) {
   Pool pool({.processes = 2});
   std::vector<AsyncResult<int>> results;
   for (int i = 0; i < 100; ++i) {
@@ -514,7 +531,7 @@ TEST_F(PoolTest, DeadWorkerFailsItsOwnTaskOnly) {
   while (pool.pids().size() != 2) absl::SleepFor(absl::Milliseconds(1));
 }
 
-TEST_F(PoolTest, WorkerThatExitsIsReportedWithItsCode) {
+TEST_F(PoolProcessTest, WorkerThatExitsIsReportedWithItsCode) {
   Pool pool({.processes = 1});
   EXPECT_THAT(pool.Apply([] { _exit(7); }),
               StatusIs(absl::StatusCode::kAborted, HasSubstr("code 7")));
@@ -523,7 +540,7 @@ TEST_F(PoolTest, WorkerThatExitsIsReportedWithItsCode) {
   EXPECT_THAT(pool.Apply(Square, 2), IsOkAndHolds(4));
 }
 
-TEST_F(PoolTest, IdleWorkerKilledIsReplacedAndNothingFails) {
+TEST_F(PoolProcessTest, IdleWorkerKilledIsReplacedAndNothingFails) {
   Pool pool({.processes = 2});
   ASSERT_THAT(pool.Apply(Square, 1), IsOk());
   for (int round = 0; round < 20; ++round) {
@@ -532,7 +549,7 @@ TEST_F(PoolTest, IdleWorkerKilledIsReplacedAndNothingFails) {
   }
 }
 
-TEST_F(PoolTest, PoolInsideAProcess) {
+TEST_F(PoolProcessTest, PoolInsideAProcess) {
   Process process([] {
     Pool pool(PoolOptions{.processes = 2});
     const auto squares =
@@ -544,7 +561,7 @@ TEST_F(PoolTest, PoolInsideAProcess) {
   EXPECT_EQ(process.exitcode(), 0);
 }
 
-TEST_F(PoolTest, BusyWorkersEndWhenThePoolsProcessIsKilled) {
+TEST_F(PoolProcessTest, BusyWorkersEndWhenThePoolsProcessIsKilled) {
   int ends[2];
   ASSERT_EQ(pipe(ends), 0);
   Process owner([&] {
@@ -567,7 +584,7 @@ TEST_F(PoolTest, BusyWorkersEndWhenThePoolsProcessIsKilled) {
   close(ends[0]);
 }
 
-TEST_F(PoolTest, WorkersEndWhenThePoolsProcessIsKilled) {
+TEST_F(PoolProcessTest, WorkersEndWhenThePoolsProcessIsKilled) {
   // The worker's pid comes back through a pipe, of which the worker holds the
   // write end: end of file means that every process that had it is gone.
   int ends[2];
@@ -594,7 +611,7 @@ TEST_F(PoolTest, WorkersEndWhenThePoolsProcessIsKilled) {
 // ---- workers come and go ----
 
 // CPython's test_pool_worker_lifetime.
-TEST_F(PoolTest, WorkersLeaveAfterTheirTasks) {
+TEST_F(PoolProcessTest, WorkersLeaveAfterTheirTasks) {
   Pool pool({.processes = 3, .maxtasksperchild = 10});
   const std::vector<pid_t> before = pool.pids();
   std::vector<AsyncResult<std::pair<pid_t, int>>> results;
@@ -619,8 +636,8 @@ TEST_F(PoolTest, WorkersLeaveAfterTheirTasks) {
 }
 
 // CPython's test_pool_worker_lifetime_early_close.
-TEST_F(PoolTest, WorkersLeaveAfterTheirTasksThoughThePoolIsClosed) {
-  Pool pool({.processes = 3, .maxtasksperchild = 1});
+TEST_P(PoolTest, WorkersLeaveAfterTheirTasksThoughThePoolIsClosed) {
+  Pool pool(With({.processes = 3, .maxtasksperchild = 1}));
   std::vector<AsyncResult<int>> results;
   for (int i = 0; i < 30; ++i) results.push_back(pool.ApplyAsync(Square, i));
   pool.Close();
@@ -630,7 +647,7 @@ TEST_F(PoolTest, WorkersLeaveAfterTheirTasksThoughThePoolIsClosed) {
   }
 }
 
-TEST_F(PoolTest, AChunkIsOneTask) {
+TEST_F(PoolProcessTest, AChunkIsOneTask) {
   Pool pool({.processes = 1, .maxtasksperchild = 1});
   const absl::StatusOr<std::vector<pid_t>> pids =
       pool.Map([](int) { return getpid(); }, Numbers(30), 10);
@@ -640,7 +657,7 @@ TEST_F(PoolTest, AChunkIsOneTask) {
 
 // Whatever kills them, and however fast: the pool does not burn a processor on
 // new ones, and goes on when it stops.
-TEST_F(PoolTest, WorkersThatAreKilledIdleAreReplacedMoreSlowly) {
+TEST_F(PoolProcessTest, WorkersThatAreKilledIdleAreReplacedMoreSlowly) {
   Pool pool({.processes = 1});
   const absl::Time begin = absl::Now();
   std::set<pid_t> killed;
@@ -656,8 +673,8 @@ TEST_F(PoolTest, WorkersThatAreKilledIdleAreReplacedMoreSlowly) {
 
 // ---- the end ----
 
-TEST_F(PoolTest, CloseHasDoneWhatWasSubmitted) {
-  Pool pool({.processes = 2, .task_capacity_bytes = 4096});
+TEST_P(PoolTest, CloseHasDoneWhatWasSubmitted) {
+  Pool pool(With({.processes = 2, .task_capacity_bytes = 4096}));
   std::vector<AsyncResult<int>> results;
   for (int i = 0; i < 1000; ++i) results.push_back(pool.ApplyAsync(Square, i));
   pool.Close();
@@ -671,7 +688,7 @@ TEST_F(PoolTest, CloseHasDoneWhatWasSubmitted) {
   EXPECT_THAT(pool.pids(), IsEmpty());
 }
 
-TEST_F(PoolTest, CloseDespiteDeaths) {
+TEST_F(PoolProcessTest, CloseDespiteDeaths) {
   Pool pool({.processes = 2});
   std::vector<AsyncResult<int>> results;
   for (int i = 0; i < 200; ++i) {
@@ -690,13 +707,13 @@ TEST_F(PoolTest, CloseDespiteDeaths) {
   }
 }
 
-TEST_F(PoolTest, JoinBeforeCloseIsRefused) {
-  Pool pool({.processes = 1});
+TEST_P(PoolTest, JoinBeforeCloseIsRefused) {
+  Pool pool(With({.processes = 1}));
   EXPECT_THAT(pool.Join(), StatusIs(absl::StatusCode::kFailedPrecondition, _));
 }
 
-TEST_F(PoolTest, JoinWithTimeout) {
-  Pool pool({.processes = 1});
+TEST_P(PoolTest, JoinWithTimeout) {
+  Pool pool(With({.processes = 1}));
   const auto slow =
       pool.ApplyAsync([] { absl::SleepFor(absl::Milliseconds(200)); });
   pool.Close();
@@ -708,7 +725,7 @@ TEST_F(PoolTest, JoinWithTimeout) {
   EXPECT_THAT(slow.Get(), IsOk());
 }
 
-TEST_F(PoolTest, TerminateFailsWhatHasNotEnded) {
+TEST_F(PoolProcessTest, TerminateFailsWhatHasNotEnded) {
   Pool pool({.processes = 2});
   std::vector<AsyncResult<void>> results;
   for (int i = 0; i < 10; ++i) {
@@ -724,7 +741,7 @@ TEST_F(PoolTest, TerminateFailsWhatHasNotEnded) {
               StatusIs(absl::StatusCode::kFailedPrecondition, _));
 }
 
-TEST_F(PoolTest, TerminateEndsStoppedWorkers) {
+TEST_F(PoolProcessTest, TerminateEndsStoppedWorkers) {
   Pool pool({.processes = 2});
   ASSERT_THAT(pool.Apply(Square, 1), IsOk());
   for (const pid_t pid : pool.pids()) kill(pid, SIGSTOP);
@@ -732,7 +749,7 @@ TEST_F(PoolTest, TerminateEndsStoppedWorkers) {
   EXPECT_THAT(pool.Join(), IsOk());
 }
 
-TEST_F(PoolTest, DestructorTerminates) {
+TEST_F(PoolProcessTest, DestructorTerminates) {
   std::vector<pid_t> pids;
   {
     Pool pool({.processes = 3});
@@ -743,7 +760,7 @@ TEST_F(PoolTest, DestructorTerminates) {
   for (const pid_t pid : pids) EXPECT_NE(kill(pid, 0), 0);
 }
 
-TEST_F(PoolTest, MoveAssignmentTerminatesTheOldPool) {
+TEST_F(PoolProcessTest, MoveAssignmentTerminatesTheOldPool) {
   Pool pool({.processes = 1});
   const std::vector<pid_t> old = pool.pids();
   pool = Pool({.processes = 1});
@@ -753,27 +770,27 @@ TEST_F(PoolTest, MoveAssignmentTerminatesTheOldPool) {
 
 // ---- surroundings ----
 
-TEST_F(PoolTest, TwoPoolsAtOnce) {
-  Pool a({.processes = 1});
-  Pool b({.processes = 2});
+TEST_P(PoolTest, TwoPoolsAtOnce) {
+  Pool a(With({.processes = 1}));
+  Pool b(With({.processes = 2}));
   for (int i = 0; i < 100; ++i) {
     EXPECT_THAT(a.Apply(Square, i), IsOkAndHolds(Square(i)));
     EXPECT_THAT(b.Apply(Square, i), IsOkAndHolds(Square(i)));
   }
 }
 
-TEST_F(PoolTest, ManyWorkersOnFewProcessors) {
-  Pool pool({.processes = 100});
+TEST_P(PoolTest, ManyWorkersOnFewProcessors) {
+  Pool pool(With({.processes = 100}));
   EXPECT_THAT(pool.Map(Square, Numbers(10'000), 1),
               IsOkAndHolds(Squares(10'000)));
 }
 
-TEST_F(PoolTest, DefaultIsAWorkerForEachProcessor) {
+TEST_F(PoolProcessTest, DefaultIsAWorkerForEachProcessor) {
   Pool pool;
   EXPECT_EQ(pool.processes(), CpuCount());
 }
 
-TEST_F(PoolTest, BadOptionsAreReported) {
+TEST_F(PoolProcessTest, BadOptionsAreReported) {
   EXPECT_THAT(Pool::Create({.processes = -1}),
               StatusIs(absl::StatusCode::kInvalidArgument, _));
   EXPECT_THAT(Pool::Create({.processes = 1, .maxtasksperchild = -1}),
@@ -782,8 +799,8 @@ TEST_F(PoolTest, BadOptionsAreReported) {
               StatusIs(absl::StatusCode::kInvalidArgument, _));
 }
 
-TEST_F(PoolTest, InheritedPoolIsRefusedInAChild) {
-  Pool pool({.processes = 1});
+TEST_P(PoolTest, InheritedPoolIsRefusedInAChild) {
+  Pool pool(With({.processes = 1}));
   Process child([&pool] {
     const absl::Status refused = pool.Apply(Square, 1).status();
     return refused.code() == absl::StatusCode::kFailedPrecondition ? 0 : 1;
@@ -794,7 +811,7 @@ TEST_F(PoolTest, InheritedPoolIsRefusedInAChild) {
   EXPECT_THAT(pool.Apply(Square, 2), IsOkAndHolds(4));
 }
 
-TEST_F(PoolTest, PoolInAChild) {
+TEST_F(PoolProcessTest, PoolInAChild) {
   Process child({.daemon = false}, [] {
     Pool pool({.processes = 2});
     return pool.Apply(Square, 3) == absl::StatusOr<int>(9) ? 0 : 1;
@@ -804,7 +821,7 @@ TEST_F(PoolTest, PoolInAChild) {
   EXPECT_EQ(child.exitcode(), 0);
 }
 
-TEST_F(PoolTest, ProgramThatExitsWithAnOpenPoolEnds) {
+TEST_F(PoolProcessTest, ProgramThatExitsWithAnOpenPoolEnds) {
   Process program([] {
     static auto* const pool = new Pool({.processes = 2});
     pool->ApplyAsync([] { absl::SleepFor(absl::Seconds(1000)); });
@@ -815,8 +832,8 @@ TEST_F(PoolTest, ProgramThatExitsWithAnOpenPoolEnds) {
   EXPECT_EQ(program.exitcode(), 5);
 }
 
-TEST_F(PoolTest, IdlePoolIsWokenAfterALongSleep) {
-  Pool pool({.processes = 2});
+TEST_P(PoolTest, IdlePoolIsWokenAfterALongSleep) {
+  Pool pool(With({.processes = 2}));
   for (int i = 0; i < 3; ++i) {
     absl::SleepFor(absl::Milliseconds(300));
     EXPECT_THAT(pool.Apply(Square, i), IsOkAndHolds(Square(i)));

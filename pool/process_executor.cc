@@ -16,10 +16,8 @@
 
 #include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/string_view.h"
 #include "mp/base/check.h"
 #include "mp/base/errno_status.h"
-#include "mp/base/exception.h"
 #include "mp/ipc/codec.h"
 #include "mp/pool/worker.h"
 #include "mp/pool/worker_died.h"
@@ -77,10 +75,6 @@ bool IsSignalFromOutside(int exitcode) {
     default:
       return false;
   }
-}
-
-absl::Status InitializerError(absl::StatusCode code, absl::string_view what) {
-  return {code, absl::StrCat("the pool's initializer failed: ", what)};
 }
 
 constexpr uint64_t PackClaim(uint32_t index, uint32_t number) {
@@ -156,10 +150,7 @@ class ProcessExecutor::WorkerOutput final : public TaskOutput {
   }
 
   absl::Status TooLarge(size_t size) const override {
-    return absl::ResourceExhaustedError(absl::StrCat(
-        "a result of ", size,
-        " encoded bytes: the pool's memory for results takes ", max_size(),
-        " at most; raise PoolOptions::result_capacity_bytes"));
+    return ResultTooLargeError(size, max_size());
   }
 
   bool ended() const { return ended_; }
@@ -243,7 +234,8 @@ int ProcessExecutor::Serve(size_t index) {
 }
 
 void ProcessExecutor::ReportFailedInitializer(const absl::Status& error) {
-  absl::Status report = InitializerError(error.code(), error.message());
+  absl::Status report =
+      InitializerError(error.code(), std::string(error.message()));
   const size_t most = results_.max_record_size() / 2;
   if (EncodedSize(report) > most) {
     report = absl::Status(report.code(), report.message().substr(0, most / 2));
@@ -263,7 +255,7 @@ void ProcessExecutor::ReportFailedInitializer(const absl::Status& error) {
 // ---- in the pool's process ----
 
 absl::StatusOr<std::unique_ptr<ProcessExecutor>> ProcessExecutor::Create(
-    const ProcessExecutorOptions& options) {
+    const ExecutorOptions& options) {
   absl::StatusOr<Ring> tasks = Ring::Create(
       {.name = "pool-tasks", .capacity_bytes = options.task_capacity_bytes});
   if (!tasks.ok()) return tasks.status();
@@ -278,8 +270,8 @@ absl::StatusOr<std::unique_ptr<ProcessExecutor>> ProcessExecutor::Create(
   return executor;
 }
 
-ProcessExecutor::ProcessExecutor(const ProcessExecutorOptions& options,
-                                 Ring tasks, Ring results)
+ProcessExecutor::ProcessExecutor(const ExecutorOptions& options, Ring tasks,
+                                 Ring results)
     : owner_(Liveness::Self()),
       initializer_(options.initializer),
       maxtasksperchild_(options.maxtasksperchild),
@@ -353,23 +345,12 @@ absl::Status ProcessExecutor::Submit(TaskFunction function, size_t size,
                                      TaskOutput::Encoder encode,
                                      std::shared_ptr<TaskSink> sink) {
   if (size > max_input_size()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("arguments of ", size,
-                     " encoded bytes: the pool's memory for tasks "
-                     "takes ",
-                     max_input_size(),
-                     " at most; raise "
-                     "PoolOptions::task_capacity_bytes"));
+    return InputTooLargeError(size, max_input_size());
   }
-  if (IsForkedCopy()) {
-    return absl::FailedPreconditionError(
-        "this pool belongs to another process; make one here");
-  }
+  if (IsForkedCopy()) return ForkedPoolError();
   const std::lock_guard lock(mutex_);
   if (!failure_.ok()) return failure_;
-  if (state_ != State::kRunning) {
-    return absl::FailedPreconditionError("the pool is closed");
-  }
+  if (state_ != State::kRunning) return PoolClosedError();
   if (free_.empty()) {
     free_.push_back(static_cast<uint32_t>(pending_.size()));
     pending_.emplace_back();
@@ -523,6 +504,8 @@ void ProcessExecutor::Collect() {
   finished_.store(true, std::memory_order_release);
   FenceBeforeNotify();
   finished_gate_.NotifyAll();
+  // Who posts one from now on, runs it; this is for who did just before.
+  RunCallbacks();
 }
 
 // Whether the workers neither run out of tasks nor of room for results, at the
@@ -559,8 +542,7 @@ void ProcessExecutor::RunCallbacks() {
       callback();
     } catch (...) {
       // As in Python, nobody is there to catch it; the pool goes on.
-      std::cerr << "mp::Pool: a callback threw " << DescribeCurrentException()
-                << "\n";
+      ReportCallbackException();
     }
   }
 }
@@ -595,7 +577,7 @@ void ProcessExecutor::Supervise() {
   }
   const std::lock_guard lock(delivery_mutex_);
   DeliverResults();
-  FailAll(absl::CancelledError("the pool was terminated"));
+  FailAll(PoolTerminatedError());
   results_.Close();
 }
 

@@ -45,6 +45,7 @@
 #include "mp/base/unique_fd.h"
 #include "mp/ipc/ring.h"
 #include "mp/pool/executor.h"
+#include "mp/pool/executor_options.h"
 #include "mp/pool/initializer.h"
 #include "mp/process/process.h"
 #include "mp/shm/adaptive_spin.h"
@@ -55,18 +56,10 @@
 
 namespace mp::pool_internal {
 
-struct ProcessExecutorOptions {
-  int processes = 1;
-  size_t task_capacity_bytes = 0;
-  size_t result_capacity_bytes = 0;
-  Initializer initializer = {};
-  int maxtasksperchild = 0;
-};
-
 class ProcessExecutor final : public Executor {
  public:
   static absl::StatusOr<std::unique_ptr<ProcessExecutor>> Create(
-      const ProcessExecutorOptions& options);
+      const ExecutorOptions& options);
 
   // Terminates and joins. In a forked copy it does nothing: the workers are not
   // that process's.
@@ -130,8 +123,8 @@ class ProcessExecutor final : public Executor {
   struct ResultHeader;
   class WorkerOutput;
 
-  ProcessExecutor(const ProcessExecutorOptions& options,
-                  ipc_internal::Ring tasks, ipc_internal::Ring results);
+  ProcessExecutor(const ExecutorOptions& options, ipc_internal::Ring tasks,
+                  ipc_internal::Ring results);
 
   absl::Status Start();
   absl::Status StartWorker(size_t index);

@@ -23,6 +23,7 @@
 #include "mp/pool/completion.h"
 #include "mp/pool/executor.h"
 #include "mp/pool/task.h"
+#include "mp/pool/worker.h"
 #include "mp/sync/in_place_lock.h"
 
 namespace mp {
@@ -69,7 +70,13 @@ class ResultState final : public TaskSink,
     if constexpr (std::is_void_v<T>) {
       Set(absl::OkStatus());
     } else {
-      Set(Decode<T>(bytes));
+      absl::StatusOr<T> decoded;
+      try {
+        decoded = Decode<T>(bytes);
+      } catch (...) {
+        decoded = ExceptionError();
+      }
+      Set(std::move(decoded));
     }
   }
 

@@ -70,7 +70,7 @@ class Gathering final : public std::enable_shared_from_this<Gathering<V>> {
 
     void Part(std::span<const std::byte> bytes) override {
       if constexpr (!std::is_void_v<V>) {
-        status.Update(ReadItems(bytes, results));
+        status.Update(ReadResults(bytes, results));
       }
     }
     void Finish(std::span<const std::byte> bytes) override {

@@ -5,6 +5,7 @@
 
 #include <cstdlib>
 #include <memory>
+#include <mutex>
 #include <numeric>
 #include <set>
 #include <stdexcept>
@@ -159,7 +160,7 @@ TEST_P(InitializerTest, HandlesMeanTheSameObjects) {
       {.processes = 2,
        .initializer = Initializer(
            [](Lock l, Event e) { return std::make_pair(l, e); }, lock, event)});
-  ASSERT_TRUE(lock.Acquire());
+  const std::lock_guard held(lock);
   const auto done = pool.ApplyAsync([] {
     auto& [l, e] = WorkerState<std::pair<Lock, Event>>();
     e.Set();
@@ -167,7 +168,6 @@ TEST_P(InitializerTest, HandlesMeanTheSameObjects) {
   });
   event.Wait();
   EXPECT_THAT(done.Get(), IsOkAndHolds(0)) << "this process holds it";
-  lock.unlock();
 }
 
 TEST_F(InitializerProcessTest, RunsInWorkersThatReplaceOthers) {

@@ -109,11 +109,8 @@ class StreamInbox final : public std::enable_shared_from_this<StreamInbox<T>> {
     size_t bytes() const { return bytes_; }
 
     void Part(std::span<const std::byte> bytes) override {
-      if (absl::Status status = ReadItems(bytes, outcomes_); !status.ok()) {
-        // What was read at last is none.
-        if (!outcomes_.empty()) outcomes_.pop_back();
-        error_.Update(status);
-      }
+      if (!error_.ok()) return;  // what comes now belongs elsewhere
+      error_ = ReadResults(bytes, outcomes_);
     }
     void Finish(std::span<const std::byte> bytes) override {
       Part(bytes);

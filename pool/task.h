@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <cstring>
 #include <functional>
+#include <optional>
 #include <span>
 #include <string>
 #include <tuple>
@@ -168,7 +169,8 @@ absl::Status AppendItem(const T& item, std::vector<std::byte>& out) {
   }
 }
 
-// Appends the items of a message to `items`.
+// Appends the items of a message to `items`; those before one that cannot be
+// read, if there is one.
 template <class T>
 absl::Status ReadItems(std::span<const std::byte> bytes,
                        std::vector<T>& items) {
@@ -182,10 +184,23 @@ absl::Status ReadItems(std::span<const std::byte> bytes,
     return absl::OkStatus();
   } else {
     Reader reader(bytes);
-    while (reader.remaining() > 0 && reader.ok()) {
-      items.push_back(reader.Read<T>());
+    while (reader.remaining() > 0) {
+      T item = reader.Read<T>();
+      if (!reader.ok()) break;
+      items.push_back(std::move(item));
     }
     return reader.Finish();
+  }
+}
+
+// The same for a sink, which must not throw.
+template <class T>
+absl::Status ReadResults(std::span<const std::byte> bytes,
+                         std::vector<T>& results) {
+  try {
+    return ReadItems(bytes, results);
+  } catch (...) {
+    return ExceptionError();
   }
 }
 
@@ -248,9 +263,7 @@ struct ItemCall {
   using Value = typename ResultTraits<Returned>::Value;
   using Outcome = typename ResultTraits<Returned>::Outcome;
 
-  static Outcome Call(F& function, Reader& reader) {
-    T item = reader.Read<T>();
-    if (!reader.ok()) return reader.Finish();
+  static Outcome Call(F& function, T item) {
     try {
       return CallForOutcome([&]() -> decltype(auto) {
         return How::Call(function, std::move(item));
@@ -261,6 +274,23 @@ struct ItemCall {
   }
 };
 
+// Calls `use(item)` for each item. The error, if one cannot be read: nothing is
+// known then of those behind it.
+template <class T, class Use>
+absl::Status ForEachItem(Reader& reader, Use use) {
+  while (reader.remaining() > 0) {
+    std::optional<T> item;
+    try {
+      item.emplace(reader.Read<T>());
+    } catch (...) {
+      return ExceptionError();
+    }
+    if (!reader.ok()) break;
+    use(*std::move(item));
+  }
+  return reader.Finish();
+}
+
 // Gathers results in parts of at most kPartSize bytes, or one result.
 class PartWriter {
  public:
@@ -268,13 +298,18 @@ class PartWriter {
 
   explicit PartWriter(TaskOutput& output) : output_(output) {}
 
-  // Errors: what the encoder says; ResourceExhausted if the result is larger
-  // than the output can take. Nothing has been put out then.
+  // Errors: what the encoder says or throws; ResourceExhausted if the result is
+  // larger than the output can take. Nothing has been put out then.
   template <class T>
   absl::Status Append(const T& result) {
     const size_t old_size = bytes_.size();
-    if (absl::Status status = AppendItem(result, bytes_); !status.ok()) {
-      return status;
+    try {
+      if (absl::Status status = AppendItem(result, bytes_); !status.ok()) {
+        return status;
+      }
+    } catch (...) {
+      bytes_.resize(old_size);
+      return ExceptionError();
     }
     const size_t size = bytes_.size() - old_size;
     if (size > output_.max_size()) {
@@ -292,6 +327,9 @@ class PartWriter {
     return absl::OkStatus();
   }
 
+  void Flush() {
+    if (!bytes_.empty()) Put();
+  }
   void Finish() { output_.Finish(bytes_.size(), Copy{bytes_}); }
 
  private:
@@ -326,14 +364,14 @@ struct MapTask {
     F function = FunctionAt<F>(reader.Read<uint64_t>());
     PartWriter results(output);
     absl::Status first_error;
-    while (reader.remaining() > 0 && reader.ok()) {
-      const auto outcome = Call::Call(function, reader);
+    absl::Status read = ForEachItem<T>(reader, [&](T item) {
+      const auto outcome = Call::Call(function, std::move(item));
       if (!outcome.ok()) first_error.Update(StatusOf(outcome));
       if constexpr (!std::is_void_v<Value>) {
         if (first_error.ok()) first_error.Update(results.Append(*outcome));
       }
-    }
-    first_error.Update(reader.Finish());
+    });
+    first_error.Update(std::move(read));
     if (!first_error.ok()) return output.Fail(first_error);
     results.Finish();
   }
@@ -350,15 +388,18 @@ struct StreamTask {
     Reader reader(input);
     F function = FunctionAt<F>(reader.Read<uint64_t>());
     PartWriter results(output);
-    while (reader.remaining() > 0 && reader.ok()) {
-      absl::Status appended = results.Append(Call::Call(function, reader));
-      if (!appended.ok()) {
-        appended = results.Append(Outcome(std::move(appended)));
-        if (!appended.ok()) return output.Fail(appended);
-      }
-    }
-    if (absl::Status status = reader.Finish(); !status.ok()) {
-      return output.Fail(status);
+    absl::Status lost;
+    const absl::Status read = ForEachItem<T>(reader, [&](T item) {
+      if (!lost.ok()) return;
+      absl::Status appended =
+          results.Append(Call::Call(function, std::move(item)));
+      if (!appended.ok()) lost = results.Append(Outcome(std::move(appended)));
+    });
+    lost.Update(read);
+    if (!lost.ok()) {
+      // Of the items whose outcomes have not been put out.
+      results.Flush();
+      return output.Fail(lost);
     }
     results.Finish();
   }

@@ -52,6 +52,18 @@ class ResultState final : public TaskSink,
         *executor_, [this] { return ready(); }, deadline);
   }
 
+  // What it is the result of. Before anybody but sinks has this.
+  void set_task(TaskId task) { task_ = task; }
+  void set_tasks(std::vector<TaskId> tasks) { tasks_ = std::move(tasks); }
+
+  bool Cancel() {
+    if (ready()) return false;
+    bool all = task_.has_value() || !tasks_.empty();
+    if (task_.has_value()) all = executor_->Cancel(*task_);
+    for (const TaskId task : tasks_) all = executor_->Cancel(task) && all;
+    return all;
+  }
+
   void OnDone(Callback callback) {
     {
       const std::lock_guard lock(mutex_);
@@ -105,6 +117,8 @@ class ResultState final : public TaskSink,
   }
 
   const std::shared_ptr<Executor> executor_;
+  std::optional<TaskId> task_;
+  std::vector<TaskId> tasks_;  // of a map
   Completion completion_;
   std::atomic<bool> ready_{false};
   InPlaceLock mutex_;
@@ -128,7 +142,7 @@ class AsyncResult {
   // Waits for the result and returns it, any number of times. Errors:
   //   DeadlineExceeded  not ready after `timeout`; call again later
   //   Aborted           the worker died, see IsWorkerDied()
-  //   Cancelled         the pool was terminated
+  //   Cancelled         the pool was terminated, or see Cancel()
   //   Unknown           the function threw; the message has type and what()
   //   ResourceExhausted the result is larger than the pool's memory for results
   //   and whatever status the function itself returned
@@ -148,6 +162,13 @@ class AsyncResult {
   }
 
   bool Ready() const { return state_->ready(); }
+
+  // Takes the task back. True: it has not begun and never will, and its outcome
+  // is Cancelled, at once. False: it has begun or ended, and goes on; or it is
+  // just about to begin, or thousands of cancelled tasks wait to be skipped,
+  // and only its outcome will tell. Of a map, the chunks that have not begun
+  // are taken back; true if those were all. (Python has nothing like it.)
+  bool Cancel() const { return state_->Cancel(); }
 
   // Whether the task has ended without an error. Aborts if it has not ended.
   bool Successful() const {

@@ -3,8 +3,10 @@
 #include <atomic>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -13,7 +15,10 @@
 #include "absl/time/time.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "mp/ipc/queue.h"
+#include "mp/pool/initializer.h"
 #include "mp/pool/pool.h"
+#include "mp/sync/event.h"
 #include "mp/testing/process_test.h"
 #include "mp/testing/status_matchers.h"
 
@@ -193,6 +198,122 @@ TEST_P(AsyncResultTest, ThrowingCallbackDoesNotStopTheOthers) {
   result.OnDone([&](const absl::StatusOr<int>&) { called = true; });
   while (!called) absl::SleepFor(absl::Milliseconds(1));
   EXPECT_THAT(pool.Apply([] { return 2; }), IsOkAndHolds(2));
+}
+
+// Not begun: it waits behind one that runs until `go`.
+TEST_P(AsyncResultTest, CancelTakesBackWhatHasNotBegun) {
+  Event go;
+  Pool pool(With({.processes = 1,
+                  .task_capacity_bytes = 4096,
+                  .initializer = Initializer([](Event e) { return e; }, go)}));
+  AsyncResult<void> running =
+      pool.ApplyAsync([] { WorkerState<Event>().Wait(); });
+  // More than the memory for tasks holds.
+  std::vector<AsyncResult<int>> waiting;
+  for (int i = 0; i < 500; ++i) {
+    waiting.push_back(pool.ApplyAsync([](int n) { return n; }, i));
+  }
+  std::atomic<int> callbacks{0};
+  std::set<int> cancelled;
+  for (int i = 0; i < 500; i += 3) {
+    const AsyncResult<int>& task = waiting[static_cast<size_t>(i)];
+    task.OnError([&](const absl::Status& error) {
+      if (absl::IsCancelled(error)) ++callbacks;
+    });
+    EXPECT_TRUE(task.Cancel()) << i;
+    EXPECT_TRUE(task.Ready());
+    EXPECT_THAT(task.Get(), StatusIs(absl::StatusCode::kCancelled, _));
+    EXPECT_FALSE(task.Cancel()) << "already";
+    cancelled.insert(i);
+  }
+  go.Set();
+  for (int i = 0; i < 500; ++i) {
+    if (cancelled.contains(i)) continue;
+    EXPECT_THAT(waiting[static_cast<size_t>(i)].Get(), IsOkAndHolds(i));
+  }
+  EXPECT_THAT(running.Get(), IsOk());
+  EXPECT_FALSE(running.Cancel()) << "it has ended";
+  pool.Close();
+  EXPECT_THAT(pool.Join(), IsOk());
+  EXPECT_EQ(callbacks, static_cast<int>(cancelled.size()));
+}
+
+TEST_P(AsyncResultTest, CancelLeavesATaskThatHasBegunAlone) {
+  Event begun;
+  Event go;
+  Pool pool(
+      With({.processes = 1,
+            .initializer = Initializer(
+                [](Event b, Event g) { return std::pair(b, g); }, begun, go)}));
+  const AsyncResult<int> task = pool.ApplyAsync([] {
+    auto& [b, g] = WorkerState<std::pair<Event, Event>>();
+    b.Set();
+    g.Wait();
+    return 5;
+  });
+  begun.Wait();
+  EXPECT_FALSE(task.Cancel());
+  go.Set();
+  EXPECT_THAT(task.Get(), IsOkAndHolds(5));
+}
+
+TEST_P(AsyncResultTest, CancelOfAMap) {
+  Event go;
+  Pool pool(With({.processes = 1,
+                  .initializer = Initializer([](Event e) { return e; }, go)}));
+  AsyncResult<void> running =
+      pool.ApplyAsync([] { WorkerState<Event>().Wait(); });
+  const std::vector<int> items(100, 1);
+  AsyncResult<std::vector<int>> all =
+      pool.MapAsync([](int n) { return n; }, items, 10);
+  EXPECT_TRUE(all.Cancel());
+  EXPECT_THAT(all.Get(), StatusIs(absl::StatusCode::kCancelled, _));
+  go.Set();
+  EXPECT_THAT(running.Get(), IsOk());
+  EXPECT_THAT(pool.MapAsync([](int n) { return n; }, items, 10).Get(),
+              IsOkAndHolds(items));
+}
+
+// Whoever wins: what was cancelled has not run, what was not has its result.
+TEST_P(AsyncResultTest, CancelBesideWorkers) {
+  absl::StatusOr<Queue<int>> ran = Queue<int>::Create();
+  ASSERT_THAT(ran.status(), IsOk());
+  Pool marking(With({.processes = 2,
+                     .initializer = Initializer(
+                         [](Queue<int> queue) { return queue; }, *ran)}));
+  constexpr int kTasks = 5000;
+  std::vector<AsyncResult<int>> tasks;
+  std::set<int> taken_back;
+  for (int i = 0; i < kTasks; ++i) {
+    tasks.push_back(marking.ApplyAsync(
+        [](int n) {
+          WorkerState<Queue<int>>().Put(n).IgnoreError();
+          return n;
+        },
+        i));
+    const int other = i * 7 % (i + 1);
+    if (i % 2 == 0 && tasks[static_cast<size_t>(other)].Cancel()) {
+      EXPECT_TRUE(taken_back.insert(other).second);
+    }
+  }
+  std::set<int> done;
+  for (int i = 0; i < kTasks; ++i) {
+    const absl::StatusOr<int> result = tasks[static_cast<size_t>(i)].Get();
+    if (result.ok()) {
+      EXPECT_EQ(*result, i);
+      EXPECT_FALSE(taken_back.contains(i));
+      done.insert(i);
+    } else {
+      EXPECT_THAT(result, StatusIs(absl::StatusCode::kCancelled, _));
+    }
+  }
+  std::set<int> have_run;
+  for (size_t i = 0; i < done.size(); ++i) {
+    EXPECT_TRUE(have_run.insert(ran->Get().value()).second);
+  }
+  EXPECT_EQ(have_run, done);
+  EXPECT_THAT(ran->Get(absl::ZeroDuration()),
+              StatusIs(absl::StatusCode::kDeadlineExceeded, _));
 }
 
 TEST_F(AsyncResultProcessTest, OutlivesItsPool) {

@@ -30,6 +30,10 @@ absl::Status PoolTerminatedError() {
   return absl::CancelledError("the pool was terminated");
 }
 
+absl::Status TaskCancelledError() {
+  return absl::CancelledError("the task was cancelled before it began");
+}
+
 absl::Status ForkedPoolError() {
   return absl::FailedPreconditionError(
       "this pool belongs to another process; make one here");

@@ -25,6 +25,7 @@ absl::Status InputTooLargeError(size_t size, size_t max_size);
 absl::Status ResultTooLargeError(size_t size, size_t max_size);
 absl::Status PoolClosedError();
 absl::Status PoolTerminatedError();
+absl::Status TaskCancelledError();
 absl::Status ForkedPoolError();
 absl::Status InitializerError(absl::StatusCode code, std::string_view what);
 

@@ -9,6 +9,7 @@
 
 #include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "mp/base/deadline.h"
@@ -28,10 +29,11 @@ using ::testing::IsEmpty;
 // Runs nothing; for who waits.
 class IdleExecutor final : public Executor {
  public:
-  absl::Status Submit(TaskFunction, size_t, TaskOutput::Encoder,
-                      std::shared_ptr<TaskSink>) override {
+  absl::StatusOr<TaskId> Submit(TaskFunction, size_t, TaskOutput::Encoder,
+                                std::shared_ptr<TaskSink>) override {
     return absl::UnimplementedError("");
   }
+  bool Cancel(TaskId) override { return false; }
   size_t max_input_size() const override { return 0; }
   bool IsOpen() const override { return false; }
   int workers() const override { return 1; }

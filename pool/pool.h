@@ -10,7 +10,15 @@
 // A task is a function or a lambda without captures, with arguments and a
 // result that the codec takes (mp/ipc/codec.h); it cannot reach the caller's
 // variables. It may throw: the caller gets a status with type, message and
-// process.
+// process. What a type of its own throws while it is encoded or decoded in a
+// worker, or decoded by the pool, is the task's error as well; while an
+// argument is encoded, it is thrown to the caller.
+//
+// Handles of shared objects (mp::Lock, mp::Queue, mp::Event...) and descriptors
+// do not travel with a task, neither as arguments nor as results: that is an
+// InvalidArgument error. They go as arguments of the initializer, which hands
+// them to all tasks (mp/pool/initializer.h), or in global variables that are
+// set before the pool is made.
 //
 // Workers are forked when the pool is made, and again when one has died: they
 // see the program's memory as it was then. They are daemonic: they get SIGKILL
@@ -222,13 +230,17 @@ auto Pool::Submit(F function, const A&... arguments) {
   using Value = typename pool_internal::TaskResult<F, A...>::Value;
   auto state = std::make_shared<pool_internal::ResultState<Value>>(executor_);
   const size_t size = Task::InputSize(arguments...);
-  absl::Status status = executor_->Submit(
+  const absl::StatusOr<pool_internal::TaskId> id = executor_->Submit(
       &Task::Run, size,
       [&](std::span<std::byte> out) {
         return Task::EncodeInput(function, out, arguments...);
       },
       state);
-  if (!status.ok()) state->Fail(std::move(status));
+  if (!id.ok()) {
+    state->Fail(id.status());
+  } else {
+    state->set_task(*id);
+  }
   return AsyncResult<Value>(std::move(state));
 }
 
@@ -290,23 +302,27 @@ auto Pool::SubmitMap(F function, Items& items, size_t chunksize, Pace pace) {
   const int ahead = 4 * executor_->workers();
   Chunks chunks(function, items, chunksize, executor_->max_input_size());
   internal::Chunk chunk;
+  std::vector<internal::TaskId> ids;
   while (chunks.Next(chunk)) {
     if (pace == Pace::kAsWorkersGo) gathering->Wait(*executor_, ahead - 1);
     const auto sink = gathering->AddChunk(chunk.count);
     absl::Status status = chunk.error;
     if (status.ok()) {
-      status = executor_->Submit(
+      const absl::StatusOr<internal::TaskId> id = executor_->Submit(
           &Task::Run, chunk.input.size(),
           [&chunk](std::span<std::byte> out) {
             std::copy(chunk.input.begin(), chunk.input.end(), out.begin());
             return absl::OkStatus();
           },
           sink);
+      if (id.ok() && pace == Pace::kAllAtOnce) ids.push_back(*id);
+      status = id.status();
     }
     if (status.ok()) continue;
     sink->Fail(status);
     if (!executor_->IsOpen()) break;
   }
+  state->set_tasks(std::move(ids));
   return AsyncResult<typename Gathering::Value>(std::move(state));
 }
 

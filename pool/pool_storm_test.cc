@@ -79,34 +79,50 @@ TEST_F(PoolStormTest, EveryTaskHasOneRightOutcome) {
   const Killer killer(pool, seed, kKills);
 
   const std::string text(50, 'm');
-  std::deque<std::pair<uint64_t, AsyncResult<uint64_t>>> under_way;
+  struct Task {
+    uint64_t input;
+    AsyncResult<uint64_t> result;
+    bool taken_back;
+  };
+  std::deque<Task> under_way;
   int64_t done = 0;
   int64_t lost = 0;
+  int64_t cancelled = 0;
   const auto check_oldest = [&] {
-    const auto [input, result] = std::move(under_way.front());
+    const Task task = std::move(under_way.front());
     under_way.pop_front();
-    const absl::StatusOr<uint64_t> value = result.Get();
+    const absl::StatusOr<uint64_t> value = task.result.Get();
     if (value.ok()) {
-      ASSERT_EQ(*value, Mix(input, text));
+      ASSERT_FALSE(task.taken_back);
+      ASSERT_EQ(*value, Mix(task.input, text));
       ++done;
+    } else if (absl::IsCancelled(value.status())) {
+      ++cancelled;
     } else {
+      ASSERT_FALSE(task.taken_back);
       ASSERT_TRUE(IsWorkerDied(value.status())) << value.status();
       // The same task again, as a user would.
-      under_way.emplace_back(input, pool.ApplyAsync(Mix, input, text));
+      under_way.push_back(
+          {task.input, pool.ApplyAsync(Mix, task.input, text), false});
       ++lost;
     }
   };
+  std::minstd_rand random(seed + 1);
   uint64_t next = 0;
   while (killer.killing()) {
     while (under_way.size() < 1000) {
-      under_way.emplace_back(next, pool.ApplyAsync(Mix, next, text));
+      under_way.push_back({next, pool.ApplyAsync(Mix, next, text), false});
       ++next;
+    }
+    if (random() % 4 == 0) {
+      Task& task = under_way[random() % under_way.size()];
+      task.taken_back |= task.result.Cancel();
     }
     check_oldest();
     if (HasFatalFailure()) break;
   }
   while (!under_way.empty() && !HasFatalFailure()) check_oldest();
-  EXPECT_EQ(done, static_cast<int64_t>(next));
+  EXPECT_EQ(done + cancelled, static_cast<int64_t>(next));
   // A worker has one task at a time to take with it.
   EXPECT_LE(lost, kKills);
   pool.Close();

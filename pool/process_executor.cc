@@ -14,6 +14,7 @@
 #include <span>
 #include <utility>
 
+#include "absl/base/optimization.h"
 #include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
 #include "mp/base/check.h"
@@ -80,6 +81,14 @@ bool IsSignalFromOutside(int exitcode) {
 constexpr uint64_t PackClaim(uint32_t index, uint32_t number) {
   return (uint64_t{index} + 1) << 32 | number;
 }
+
+// Of a task that has been cancelled and not yet been skipped.
+class DroppingSink final : public TaskSink {
+ public:
+  void Part(std::span<const std::byte>) override {}
+  void Finish(std::span<const std::byte>) override {}
+  void Fail(absl::Status) override {}
+};
 
 // A program that ends with pools open: their workers are daemons and get
 // killed, which must not look like deaths to be made good. Terminates the pools
@@ -203,14 +212,15 @@ int ProcessExecutor::Serve(size_t index) {
   std::vector<std::byte> record;
   for (int tasks = 0; maxtasksperchild_ == 0 || tasks < maxtasksperchild_;
        ++tasks) {
+    uint64_t task = 0;
     const RingResult result = tasks_.Get(
         [&](std::span<const std::byte> bytes, uint32_t number) {
           record.assign(bytes.begin(), bytes.end());
           const auto header = ReadHeader<TaskHeader>(bytes);
+          task = PackClaim(header.index, number);
           // Relaxed: Get's release of the new head, which follows, publishes
           // it.
-          claim.task.store(PackClaim(header.index, number),
-                           std::memory_order_relaxed);
+          claim.task.store(task, std::memory_order_relaxed);
         },
         Deadline::Infinite(), Ring::WatchOne{owner_});
     if (result == RingResult::kClosed) return EXIT_SUCCESS;
@@ -220,10 +230,16 @@ int ProcessExecutor::Serve(size_t index) {
     std::span<const std::byte> input = record;
     const auto header = ReadHeader<TaskHeader>(input);
     WorkerOutput output(results_, header.index, owner_);
-    try {
-      header.function(input, output);
-    } catch (...) {
-      output.Fail(ExceptionError());
+    // Behind the release of the ring's lock: pairs with MarkCancelled().
+    FenceBeforeNotifyAfterRmw();
+    if (ABSL_PREDICT_FALSE(IsMarked(task))) {
+      output.Fail(TaskCancelledError());
+    } else {
+      try {
+        header.function(input, output);
+      } catch (...) {
+        output.Fail(ExceptionError());
+      }
     }
     MP_CHECK(output.ended()) << "a task without an end";
     claim.done.fetch_add(1, std::memory_order_relaxed);
@@ -295,6 +311,9 @@ ProcessExecutor::~ProcessExecutor() {
 absl::Status ProcessExecutor::Start() {
   wake_supervisor_.reset(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!wake_supervisor_) return ErrnoStatus(errno, "eventfd");
+  absl::StatusOr<std::shared_ptr<Cancels>> cancels = MakeShared<Cancels>();
+  if (!cancels.ok()) return cancels.status();
+  cancels_ = *std::move(cancels);
   for (Worker& worker : workers_) {
     absl::StatusOr<std::shared_ptr<Claim>> claim = MakeShared<Claim>();
     if (!claim.ok()) return claim.status();
@@ -341,9 +360,10 @@ absl::Status ProcessExecutor::StartWorker(size_t index) {
   return absl::OkStatus();
 }
 
-absl::Status ProcessExecutor::Submit(TaskFunction function, size_t size,
-                                     TaskOutput::Encoder encode,
-                                     std::shared_ptr<TaskSink> sink) {
+absl::StatusOr<TaskId> ProcessExecutor::Submit(TaskFunction function,
+                                               size_t size,
+                                               TaskOutput::Encoder encode,
+                                               std::shared_ptr<TaskSink> sink) {
   if (size > max_input_size()) {
     return InputTooLargeError(size, max_input_size());
   }
@@ -364,8 +384,9 @@ absl::Status ProcessExecutor::Submit(TaskFunction function, size_t size,
   }
   if (!encoded.ok()) return encoded;
   free_.pop_back();
-  pending_[index].sink = std::move(sink);
-  return absl::OkStatus();
+  Pending& pending = pending_[index];
+  pending.sink = std::move(sink);
+  return TaskId{pending.generation} << 32 | index;
 }
 
 // False if the ring is full. `*error` is what `encode` returned.
@@ -390,6 +411,11 @@ void ProcessExecutor::PutBacklog() {
   const std::lock_guard lock(mutex_);
   while (!backlog_.empty()) {
     const Waiting& next = backlog_.front();
+    if (pending_[next.index].cancelled) {
+      FreeEntry(next.index);
+      backlog_.pop_front();
+      continue;
+    }
     absl::Status copied;
     const auto copy = [&next](std::span<std::byte> out) {
       std::copy(next.input.begin(), next.input.end(), out.begin());
@@ -455,9 +481,79 @@ std::shared_ptr<TaskSink> ProcessExecutor::TakeSink(uint32_t index) {
   if (index >= pending_.size() || pending_[index].sink == nullptr) {
     return nullptr;
   }
+  const std::shared_ptr<TaskSink> sink = pending_[index].sink;
+  FreeEntry(index);
+  return sink;
+}
+
+// REQUIRES: mutex_ held.
+void ProcessExecutor::FreeEntry(uint32_t index) {
+  Pending& pending = pending_[index];
+  if (pending.cancelled && pending.number.has_value()) {
+    Unmark(PackClaim(index, *pending.number));
+  }
+  const uint32_t generation = pending.generation + 1;
+  pending = Pending();
+  pending.generation = generation;
   free_.push_back(index);
-  pending_[index].number.reset();
-  return std::exchange(pending_[index].sink, nullptr);
+}
+
+bool ProcessExecutor::Cancel(TaskId id) {
+  if (IsForkedCopy()) return false;
+  static const auto* const dropping =
+      new std::shared_ptr<TaskSink>(std::make_shared<DroppingSink>());
+  const auto index = static_cast<uint32_t>(id);
+  const std::lock_guard delivery(delivery_mutex_);
+  std::shared_ptr<TaskSink> sink;
+  {
+    const std::lock_guard lock(mutex_);
+    if (index >= pending_.size()) return false;
+    Pending& pending = pending_[index];
+    if (pending.sink == nullptr || pending.cancelled ||
+        pending.generation != id >> 32) {
+      return false;
+    }
+    if (pending.number.has_value() &&
+        !MarkCancelled(PackClaim(index, *pending.number))) {
+      return false;
+    }
+    // The entry stays until the task has been skipped.
+    pending.cancelled = true;
+    sink = std::exchange(pending.sink, *dropping);
+  }
+  sink->Fail(TaskCancelledError());
+  return true;
+}
+
+// Whether the task will be skipped for certain. REQUIRES: mutex_ held.
+bool ProcessExecutor::MarkCancelled(uint64_t task) {
+  const auto number = static_cast<uint32_t>(task);
+  std::atomic<uint64_t>& mark = cancels_->marks[number % Cancels::kMarks];
+  if (mark.load(std::memory_order_relaxed) != 0) return false;
+  mark.store(task, std::memory_order_relaxed);
+  cancels_->count.fetch_add(1, std::memory_order_relaxed);
+  std::atomic_thread_fence(std::memory_order_seq_cst);
+  // The order matters: a claim is gone only after the task has been removed.
+  bool begun = false;
+  for (const Worker& worker : workers_) {
+    begun |= worker.claim->task.load(std::memory_order_acquire) == task;
+  }
+  begun |= static_cast<int32_t>(tasks_.gotten() - number) > 0;
+  if (begun) Unmark(task);
+  return !begun;
+}
+
+bool ProcessExecutor::IsMarked(uint64_t task) const {
+  const auto number = static_cast<uint32_t>(task);
+  return cancels_->count.load(std::memory_order_relaxed) != 0 &&
+         cancels_->marks[number % Cancels::kMarks].load(
+             std::memory_order_relaxed) == task;
+}
+
+void ProcessExecutor::Unmark(uint64_t task) {
+  const auto number = static_cast<uint32_t>(task);
+  cancels_->marks[number % Cancels::kMarks].store(0, std::memory_order_relaxed);
+  cancels_->count.fetch_sub(1, std::memory_order_relaxed);
 }
 
 bool ProcessExecutor::Wait(absl::FunctionRef<bool()> ready,

@@ -17,6 +17,12 @@
 // another one has taken it since: then that one's claim, written before the
 // removal, or its result, written before the next claim, is seen.)
 //
+// Cancelling. The canceller marks the task in shared memory and then looks at
+// the claims, and at how many tasks have been removed; a worker claims and
+// removes a task and then looks at the marks. So if the canceller sees neither
+// claim nor removal, the worker will see the mark, and skip the task. Otherwise
+// the canceller takes the mark back, and it is the task's outcome that tells.
+//
 // Workers come and go. One that leaves after its number of tasks does so
 // without a claim, and so takes nothing with it. Workers that die again and
 // again without having done anything are replaced ever more slowly; if it is
@@ -25,6 +31,7 @@
 #ifndef MP_POOL_PROCESS_EXECUTOR_H_
 #define MP_POOL_PROCESS_EXECUTOR_H_
 
+#include <array>
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
@@ -65,9 +72,10 @@ class ProcessExecutor final : public Executor {
   // that process's.
   ~ProcessExecutor() override;
 
-  absl::Status Submit(TaskFunction function, size_t size,
-                      TaskOutput::Encoder encode,
-                      std::shared_ptr<TaskSink> sink) override;
+  absl::StatusOr<TaskId> Submit(TaskFunction function, size_t size,
+                                TaskOutput::Encoder encode,
+                                std::shared_ptr<TaskSink> sink) override;
+  bool Cancel(TaskId id) override;
   size_t max_input_size() const override;
   bool IsOpen() const override;
   int workers() const override { return static_cast<int>(workers_.size()); }
@@ -88,6 +96,16 @@ class ProcessExecutor final : public Executor {
   struct Pending {
     std::shared_ptr<TaskSink> sink;  // null: the entry is free
     std::optional<uint32_t> number;  // empty: not in the ring yet
+    uint32_t generation = 0;         // of the entry
+    bool cancelled = false;          // the sink has been called
+  };
+
+  // In shared memory: the tasks in the ring that are cancelled.
+  struct Cancels {
+    static constexpr size_t kMarks = 4096;
+    std::atomic<uint64_t> count{0};
+    // As in the claims; each in the place that its number gives it.
+    std::array<std::atomic<uint64_t>, kMarks> marks;
   };
 
   // In shared memory, one for each worker.
@@ -144,6 +162,10 @@ class ProcessExecutor final : public Executor {
   void RunCallbacks();
   void Supervise();
   void SettleDeath(size_t index);
+  bool MarkCancelled(uint64_t task);
+  bool IsMarked(uint64_t task) const;
+  void Unmark(uint64_t task);
+  void FreeEntry(uint32_t index);
   void CountIdleDeath(const Worker& worker, std::string_view name, pid_t pid,
                       int exitcode);
   bool NeedsWorkers() const;
@@ -158,6 +180,7 @@ class ProcessExecutor final : public Executor {
   const int maxtasksperchild_;
   ipc_internal::Ring tasks_;
   ipc_internal::Ring results_;
+  std::shared_ptr<Cancels> cancels_;
 
   // Guards what submitters touch. Taken after delivery_mutex_.
   mutable InPlaceLock mutex_;

@@ -34,11 +34,12 @@
 // ImapUnordered(); then the stream is at its end.
 //
 // Move-only. For one thread at a time. Dropping a stream is allowed at any
-// time: the tasks that it has submitted are still done, their results are
-// dropped. Close the pool when the stream has been read: what has not been
-// submitted by then is refused, for which the stream has one FailedPrecondition
-// at its end. It may outlive the pool, whose end fails what is under way with
-// Cancelled. Not to be used in a forked child.
+// time: its tasks that have not begun are taken back, as by
+// AsyncResult::Cancel(), and the results of the others are dropped. Close the
+// pool when the stream has been read: what has not been submitted by then is
+// refused, for which the stream has one FailedPrecondition at its end. It may
+// outlive the pool, whose end fails what is under way with Cancelled. Not to be
+// used in a forked child.
 //
 // Differs from Python's: there a thread reads the whole input ahead, and
 // results pile up; an error within a chunk takes the rest of the chunk with it
@@ -99,6 +100,9 @@ class StreamInbox final : public std::enable_shared_from_this<StreamInbox<T>> {
    public:
     explicit Slot(StreamInbox* inbox) : inbox_(*inbox) {}
 
+    void set_task(TaskId task) { task_ = task; }
+    TaskId task() const { return task_; }
+
     void Begin(size_t count, size_t bytes) {
       count_ = count;
       bytes_ = bytes;
@@ -137,6 +141,7 @@ class StreamInbox final : public std::enable_shared_from_this<StreamInbox<T>> {
 
     friend StreamInbox;
     StreamInbox& inbox_;
+    TaskId task_ = 0;  // once it is submitted; the stream's
     size_t count_ = 0;
     size_t bytes_ = 0;
     size_t next_ = 0;
@@ -147,6 +152,7 @@ class StreamInbox final : public std::enable_shared_from_this<StreamInbox<T>> {
 
   explicit StreamInbox(bool ordered) : ordered_(ordered) {}
 
+  std::deque<Slot>& slots() { return slots_; }
   Slot& AddSlot() { return slots_.emplace_back(this); }
   // For an executor: keeps all slots.
   std::shared_ptr<TaskSink> SinkOf(Slot& slot) {
@@ -204,6 +210,11 @@ class Stream {
   }
   Stream(const Stream&) = delete;
   Stream& operator=(const Stream&) = delete;
+  ~Stream() {
+    if (under_way_ == 0) return;
+    // Those that have ended are no longer known.
+    for (Slot& slot : inbox_->slots()) executor_->Cancel(slot.task());
+  }
 
   // Waits until there is an outcome, or the end.
   bool Wait(Deadline deadline) {
@@ -300,13 +311,15 @@ class Stream {
     slot.Begin(chunk_.count, chunk_.input.size());
     absl::Status status = chunk_.error;
     if (status.ok()) {
-      status = executor_->Submit(
+      const absl::StatusOr<TaskId> id = executor_->Submit(
           plan_.function, chunk_.input.size(),
           [this](std::span<std::byte> out) {
             std::copy(chunk_.input.begin(), chunk_.input.end(), out.begin());
             return absl::OkStatus();
           },
           inbox_->SinkOf(slot));
+      if (id.ok()) slot.set_task(*id);
+      status = id.status();
       if (!status.ok() && !executor_->IsOpen()) {
         input_ended_ = true;
         refused_ = std::move(status);

@@ -22,9 +22,12 @@
 #include "absl/time/time.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "mp/ipc/queue.h"
 #include "mp/pool/generated_range_test_util.h"
+#include "mp/pool/initializer.h"
 #include "mp/pool/pool.h"
 #include "mp/pool/worker_died.h"
+#include "mp/sync/event.h"
 #include "mp/testing/process_test.h"
 #include "mp/testing/status_matchers.h"
 
@@ -417,6 +420,31 @@ TEST_P(ResultStreamTest, DroppedHalfRead) {
     for (int i = 0; i < round; ++i) ASSERT_THAT(stream.Next(), IsOk());
   }
   EXPECT_THAT(pool.Apply(Square, 5), IsOkAndHolds(25));
+}
+
+TEST_P(ResultStreamTest, DroppedStreamTakesItsTasksBack) {
+  Event go;
+  absl::StatusOr<Queue<int>> ran = Queue<int>::Create();
+  ASSERT_THAT(ran.status(), IsOk());
+  Pool pool(With(
+      {.processes = 1,
+       .initializer = Initializer(
+           [](Event e, Queue<int> q) { return std::pair(e, q); }, go, *ran)}));
+  const auto work = [](int n) {
+    auto& [event, queue] = WorkerState<std::pair<Event, Queue<int>>>();
+    event.Wait();
+    queue.Put(n).IgnoreError();
+  };
+  {
+    auto stream = pool.ImapUnordered(work, Integers(), 1, 50);
+    EXPECT_FALSE(stream.Wait(absl::Milliseconds(50)));
+  }
+  go.Set();
+  pool.Close();
+  ASSERT_THAT(pool.Join(), IsOk());
+  EXPECT_THAT(ran->Get(absl::ZeroDuration()), IsOkAndHolds(0));
+  EXPECT_THAT(ran->Get(absl::ZeroDuration()),
+              StatusIs(absl::StatusCode::kDeadlineExceeded, _));
 }
 
 TEST_P(ResultStreamTest, OfAClosedPoolIsRefusedOnce) {

@@ -137,11 +137,13 @@ absl::Status ThreadExecutor::Start() {
   return absl::OkStatus();
 }
 
-absl::Status ThreadExecutor::Submit(TaskFunction function, size_t size,
-                                    TaskOutput::Encoder encode,
-                                    std::shared_ptr<TaskSink> sink) {
+absl::StatusOr<TaskId> ThreadExecutor::Submit(TaskFunction function,
+                                              size_t size,
+                                              TaskOutput::Encoder encode,
+                                              std::shared_ptr<TaskSink> sink) {
   if (size > max_input_size_) return InputTooLargeError(size, max_input_size_);
   if (IsForkedCopy()) return ForkedPoolError();
+  TaskId id = 0;
   {
     const std::lock_guard lock(mutex_);
     if (!failure_.ok()) return failure_;
@@ -154,12 +156,34 @@ absl::Status ThreadExecutor::Submit(TaskFunction function, size_t size,
       return encoded;
     }
     task->sink = std::move(sink);
+    task->id = id = ++last_id_;
     queue_.push_back(std::move(task));
     queued_.store(queue_.size(), std::memory_order_release);
   }
   FenceBeforeNotify();
   task_gate_.Notify();
-  return absl::OkStatus();
+  return id;
+}
+
+bool ThreadExecutor::Cancel(TaskId id) {
+  if (IsForkedCopy()) return false;
+  const std::lock_guard delivery(delivery_mutex_);
+  std::shared_ptr<TaskSink> sink;
+  {
+    const std::lock_guard lock(mutex_);
+    const auto found =
+        std::lower_bound(queue_.begin(), queue_.end(), id,
+                         [](const std::shared_ptr<Task>& task, TaskId sought) {
+                           return task->id < sought;
+                         });
+    if (found == queue_.end() || (*found)->id != id || (*found)->cancelled) {
+      return false;
+    }
+    (*found)->cancelled = true;  // who comes to it, drops it
+    sink = std::exchange((*found)->sink, nullptr);
+  }
+  sink->Fail(TaskCancelledError());
+  return true;
 }
 
 bool ThreadExecutor::IsOpen() const {
@@ -215,6 +239,8 @@ std::shared_ptr<ThreadExecutor::Task> ThreadExecutor::NextTask(size_t index) {
     bool more = false;
     {
       const std::lock_guard lock(mutex_);
+      while (!queue_.empty() && queue_.front()->cancelled) queue_.pop_front();
+      queued_.store(queue_.size(), std::memory_order_release);
       if (!queue_.empty()) {
         task = std::move(queue_.front());
         queue_.pop_front();

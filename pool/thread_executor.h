@@ -43,9 +43,10 @@ class ThreadExecutor final : public Executor {
   // does nothing: the threads are not there.
   ~ThreadExecutor() override;
 
-  absl::Status Submit(TaskFunction function, size_t size,
-                      TaskOutput::Encoder encode,
-                      std::shared_ptr<TaskSink> sink) override;
+  absl::StatusOr<TaskId> Submit(TaskFunction function, size_t size,
+                                TaskOutput::Encoder encode,
+                                std::shared_ptr<TaskSink> sink) override;
+  bool Cancel(TaskId id) override;
   size_t max_input_size() const override { return max_input_size_; }
   bool IsOpen() const override;
   int workers() const override { return options_.processes; }
@@ -67,6 +68,8 @@ class ThreadExecutor final : public Executor {
     TaskFunction function;
     std::vector<std::byte> input;
     std::shared_ptr<TaskSink> sink;  // null: has failed; see delivery_mutex_
+    TaskId id;
+    bool cancelled = false;  // see mutex_
   };
   class Output;
 
@@ -95,7 +98,8 @@ class ThreadExecutor final : public Executor {
   mutable InPlaceLock mutex_;
   State state_ = State::kRunning;
   absl::Status failure_;  // why there are no more tasks, if not OK
-  std::deque<std::shared_ptr<Task>> queue_;
+  TaskId last_id_ = 0;
+  std::deque<std::shared_ptr<Task>> queue_;     // in the order of their ids
   std::vector<std::shared_ptr<Task>> running_;  // of each worker
   std::deque<std::function<void()>> callbacks_;
 

@@ -136,7 +136,7 @@ TEST_F(ThreadExecutorTest, EveryTaskEndsOnceWhenThreadsSubmitAndOneTerminates) {
       threads.emplace_back([&mine, &executor] {
         for (int i = 0; i < 500; ++i) {
           auto sink = std::make_shared<CountingSink>();
-          const absl::Status status = executor->Submit(
+          const absl::StatusOr<TaskId> status = executor->Submit(
               [](std::span<const std::byte>, TaskOutput& output) {
                 output.Finish(0, NoBytes);
               },
@@ -172,10 +172,10 @@ TEST_F(ThreadExecutorTest, CallbacksPostedAtTheEndAreRun) {
 TEST_F(ThreadExecutorTest, ForkedCopyDoesNothing) {
   ASSERT_OK_AND_ASSIGN(auto executor, Create(2));
   Process child([&executor] {
-    const absl::Status refused =
+    const auto refused =
         executor->Submit([](std::span<const std::byte>, TaskOutput&) {}, 0,
                          NoBytes, std::make_shared<CountingSink>());
-    if (!absl::IsFailedPrecondition(refused)) return 1;
+    if (!absl::IsFailedPrecondition(refused.status())) return 1;
     if (!absl::IsFailedPrecondition(executor->Join(Deadline::Now()))) return 2;
     executor.reset();
     return 0;

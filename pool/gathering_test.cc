@@ -124,6 +124,7 @@ TEST_F(GatheringTest, WaitsUntilFewAreUnderWay) {
   worker.join();
   second->Finish(Bytes({2}));
   gathering_->Wait(*executor_, 0);
+  gathering_->AllSubmitted(absl::OkStatus());  // which lets go of the chunks
 }
 
 TEST_F(GatheringTest, ChunksEndInManyThreads) {

@@ -376,6 +376,8 @@ absl::StatusOr<TaskId> ProcessExecutor::Submit(TaskFunction function,
     pending_.emplace_back();
   }
   const uint32_t index = free_.back();
+  // One that an encoder has failed in keeps the number that it did not use.
+  pending_[index].number.reset();
   absl::Status encoded;
   if (!backlog_.empty() || !PutTask(index, function, size, encode, &encoded)) {
     Waiting waiting = {index, function, std::vector<std::byte>(size)};

@@ -17,16 +17,17 @@
 // (mp/pool/worker_died.h).
 //
 // Reading ahead. The stream reads its input itself, in the thread that calls
-// it: so much ahead of the outcomes handed out that workers do not wait, but no
-// more than its buffer size, in items, nor much more than the pool's memory for
-// tasks, in bytes. So memory stays flat, however long the input is, even if it
-// has no end; and what waits to be handed out is bounded as well. By default
-// the buffer is for 256 items, or four chunks for each worker if that is more;
-// give a smaller one if results are large, a larger one if for Imap() a few
-// items take much longer than the others. Workers go on
-// through what has been read when nobody calls the stream, not further. While
-// there is an outcome to hand out, Next() reads one chunk at most: an input
-// that blocks delays outcomes by that much, whatever the timeout.
+// it: the further ahead of the outcomes handed out the more often there was
+// none to hand out, but no more than its buffer size, in items, nor much more
+// than the pool's memory for tasks, in bytes; results count as well, each as
+// large as those before were on average. So memory stays flat, however long the
+// input is, even if it has no end; and what waits to be handed out is bounded
+// as well. By default the buffer is for 1,024 items, or four chunks for each
+// worker if that is more; give a larger one if for Imap() a few items take much
+// longer than the others. Workers go on through what has been read when nobody
+// calls the stream, not further. While there is an outcome to hand out, Next()
+// reads one chunk at most: an input that blocks delays outcomes by that much,
+// whatever the timeout.
 //
 // The input is held like by a view: a range that has a name is referred to, and
 // must outlive the stream; a temporary one is moved into it. What the input
@@ -106,13 +107,17 @@ class StreamInbox final : public std::enable_shared_from_this<StreamInbox<T>> {
     void Begin(size_t count, size_t bytes) {
       count_ = count;
       bytes_ = bytes;
+      result_bytes_ = 0;
       next_ = 0;
       outcomes_.clear();
       ended_.store(false, std::memory_order_relaxed);
     }
     size_t bytes() const { return bytes_; }
+    // Of the result, when it has ended.
+    size_t result_bytes() const { return result_bytes_; }
 
     void Part(std::span<const std::byte> bytes) override {
+      result_bytes_ += bytes.size();
       if (!error_.ok()) return;  // what comes now belongs elsewhere
       error_ = ReadResults(bytes, outcomes_);
     }
@@ -144,6 +149,7 @@ class StreamInbox final : public std::enable_shared_from_this<StreamInbox<T>> {
     TaskId task_ = 0;  // once it is submitted; the stream's
     size_t count_ = 0;
     size_t bytes_ = 0;
+    size_t result_bytes_ = 0;
     size_t next_ = 0;
     absl::Status error_;
     std::vector<Outcome> outcomes_;
@@ -205,7 +211,8 @@ class Stream {
   Stream(std::shared_ptr<Executor> executor, StreamPlan plan)
       : executor_(std::move(executor)),
         plan_(std::move(plan)),
-        window_(Window(*executor_, plan_)) {
+        max_window_(MaxWindow(*executor_, plan_)),
+        window_(std::min(max_window_, FirstWindow(*executor_))) {
     Refill();
   }
   Stream(const Stream&) = delete;
@@ -220,6 +227,10 @@ class Stream {
   bool Wait(Deadline deadline) {
     if (current_ != nullptr) return true;
     Refill();
+    if (!HasEnded() && under_way_ == window_ && window_ < max_window_) {
+      window_ = std::min(max_window_, 2 * window_);
+      Refill();
+    }
     if (HasEnded() || under_way_ == 0) return true;
     return inbox_->Wait(
         *executor_, [this] { return HasEnded(); }, deadline);
@@ -243,13 +254,18 @@ class Stream {
  private:
   // Tasks under way at a time. Where they are small, results should come in
   // batches: waking a process costs as much as many of them.
-  static size_t Window(const Executor& executor, const StreamPlan& plan) {
+  static size_t MaxWindow(const Executor& executor, const StreamPlan& plan) {
     if (plan.buffersize != 0) {
       return std::max<size_t>(1, plan.buffersize / plan.chunksize);
     }
-    constexpr size_t kItems = 256;
+    constexpr size_t kItems = 1024;
     return std::max(kItems / plan.chunksize,
                     4 * static_cast<size_t>(executor.workers()));
+  }
+
+  // Before the size of a result is known.
+  static size_t FirstWindow(const Executor& executor) {
+    return 4 * static_cast<size_t>(executor.workers());
   }
 
   // The slot whose outcomes are handed out, if there is one.
@@ -279,6 +295,12 @@ class Stream {
 
   void Recycle() {
     bytes_ -= current_->bytes();
+    const auto size = static_cast<double>(current_->result_bytes());
+    if (result_bytes_ < 0) {
+      result_bytes_ = size;
+    } else {
+      result_bytes_ += (size - result_bytes_) / 16;  // sizes may change
+    }
     --under_way_;
     free_.push_back(std::exchange(current_, nullptr));
   }
@@ -287,9 +309,12 @@ class Stream {
   // something to hand out.
   void Refill() {
     const auto workers = static_cast<size_t>(executor_->workers());
-    const size_t most_bytes = executor_->max_input_size();
+    const auto most_bytes = static_cast<double>(executor_->max_input_size());
     while (!input_ended_ && under_way_ < window_ &&
-           (under_way_ <= workers || bytes_ < most_bytes)) {
+           (under_way_ <= workers ||
+            static_cast<double>(bytes_) + static_cast<double>(under_way_) *
+                                              std::max(0.0, result_bytes_) <
+                most_bytes)) {
       SubmitNext();
       if (HasEnded()) return;
     }
@@ -335,12 +360,14 @@ class Stream {
 
   const std::shared_ptr<Executor> executor_;
   StreamPlan plan_;
-  const size_t window_;
+  const size_t max_window_;
+  size_t window_;  // how many tasks are under way at most
   const std::shared_ptr<Inbox> inbox_ = std::make_shared<Inbox>(plan_.ordered);
   Chunk chunk_;
 
-  size_t under_way_ = 0;  // slots that are not free
-  size_t bytes_ = 0;      // of their inputs
+  size_t under_way_ = 0;      // slots that are not free
+  size_t bytes_ = 0;          // of their inputs
+  double result_bytes_ = -1;  // of one, on average; -1: none has come
   std::vector<Slot*> free_;
   std::deque<Slot*> in_order_;  // if ordered, as submitted
   std::vector<Slot*> ended_;    // if not, from next_ended_ on

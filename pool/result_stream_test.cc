@@ -345,7 +345,7 @@ TEST_P(ResultStreamTest, ReadsNoFurtherThanTheDefaultBuffer) {
   auto stream = pool.ImapUnordered(Square, Counted(read));
   for (int i = 1; i <= 10'000; ++i) {
     ASSERT_THAT(stream.Next(), IsOk());
-    ASSERT_LE(read, i + 256);
+    ASSERT_LE(read, i + 1024);
   }
 }
 
@@ -360,6 +360,20 @@ TEST_P(ResultStreamTest, ReadsNotMuchMoreThanTheMemoryForTasks) {
   for (int i = 1; i <= 200; ++i) {
     ASSERT_THAT(stream.Next(), IsOkAndHolds(size_t{8000}));
     ASSERT_LE(read, i + 9);
+  }
+}
+
+TEST_P(ResultStreamTest, ReadsLessAheadIfResultsAreLarge) {
+  Pool pool(With({.processes = 2}));
+  int read = 0;
+  auto stream = pool.ImapUnordered(
+      [](int) { return std::string(200'000, 'x'); }, Counted(read));
+  for (int i = 1; i <= 300; ++i) {
+    absl::SleepFor(absl::Microseconds(200));
+    ASSERT_THAT(stream.Next(), IsOk());
+    if (i > 100) {
+      ASSERT_LE(read, i + 20);
+    }
   }
 }
 

@@ -1,5 +1,7 @@
 #include "mp/pool/async_result.h"
 
+#include <signal.h>
+
 #include <atomic>
 #include <memory>
 #include <optional>
@@ -314,6 +316,58 @@ TEST_P(AsyncResultTest, CancelBesideWorkers) {
   EXPECT_EQ(have_run, done);
   EXPECT_THAT(ran->Get(absl::ZeroDuration()),
               StatusIs(absl::StatusCode::kDeadlineExceeded, _));
+}
+
+// Those that cannot be marked are left alone, and nobody else is skipped.
+TEST_F(AsyncResultProcessTest, CancelOfMoreThanCanBeMarked) {
+  Pool pool({.processes = 1});
+  ASSERT_THAT(pool.Apply([] { return 1; }), IsOk());
+  const pid_t worker = pool.pids()[0];
+  kill(worker, SIGSTOP);
+  constexpr int kTasks = 6000;
+  std::vector<AsyncResult<int>> tasks;
+  for (int i = 0; i < kTasks; ++i) {
+    tasks.push_back(pool.ApplyAsync([](int n) { return n; }, i));
+  }
+  std::set<int> taken_back;
+  for (int i = 0; i < kTasks; ++i) {
+    if (tasks[static_cast<size_t>(i)].Cancel()) taken_back.insert(i);
+  }
+  EXPECT_GE(taken_back.size(), 1000u);
+  EXPECT_LT(taken_back.size(), size_t{kTasks});
+  kill(worker, SIGCONT);
+  for (int i = 0; i < kTasks; ++i) {
+    const absl::StatusOr<int> result = tasks[static_cast<size_t>(i)].Get();
+    if (taken_back.contains(i)) {
+      EXPECT_THAT(result, StatusIs(absl::StatusCode::kCancelled, _));
+    } else {
+      EXPECT_THAT(result, IsOkAndHolds(i));
+    }
+  }
+  // The marks are gone.
+  for (int i = 0; i < kTasks; ++i) {
+    ASSERT_THAT(pool.Apply([](int n) { return n; }, i), IsOkAndHolds(i));
+  }
+}
+
+// Who takes the place of the dead skips what is cancelled.
+TEST_F(AsyncResultProcessTest, CancelledTasksStaySoWhenTheWorkerDies) {
+  Pool pool({.processes = 1});
+  ASSERT_THAT(pool.Apply([] { return 1; }), IsOk());
+  const pid_t worker = pool.pids()[0];
+  kill(worker, SIGSTOP);
+  std::vector<AsyncResult<int>> tasks;
+  for (int i = 0; i < 100; ++i) {
+    tasks.push_back(pool.ApplyAsync([](int n) { return n; }, i));
+  }
+  for (size_t i = 0; i < 100; i += 2) EXPECT_TRUE(tasks[i].Cancel());
+  kill(worker, SIGKILL);
+  for (int i = 1; i < 100; i += 2) {
+    EXPECT_THAT(tasks[static_cast<size_t>(i)].Get(), IsOkAndHolds(i));
+  }
+  for (size_t i = 0; i < 100; i += 2) {
+    EXPECT_THAT(tasks[i].Get(), StatusIs(absl::StatusCode::kCancelled, _));
+  }
 }
 
 TEST_F(AsyncResultProcessTest, OutlivesItsPool) {

@@ -2,7 +2,9 @@
 
 #include <iostream>
 
+#include "absl/strings/cord.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
 #include "mp/base/errno_status.h"
 #include "mp/base/exception.h"
 
@@ -41,6 +43,15 @@ absl::Status ForkedPoolError() {
 
 absl::Status InitializerError(absl::StatusCode code, std::string_view what) {
   return {code, absl::StrCat("the pool's initializer failed: ", ToAbsl(what))};
+}
+
+absl::Status DeepCopy(const absl::Status& status) {
+  absl::Status copy(status.code(), status.message());
+  status.ForEachPayload(
+      [&copy](absl::string_view type, const absl::Cord& text) {
+        copy.SetPayload(type, text);
+      });
+  return copy;
 }
 
 void ReportCallbackException() {

@@ -29,6 +29,11 @@ absl::Status TaskCancelledError();
 absl::Status ForkedPoolError();
 absl::Status InitializerError(absl::StatusCode code, std::string_view what);
 
+// One that shares nothing. Copies of a Status count themselves, so that those
+// in several threads contend; and ThreadSanitizer sees races where it does not
+// see the counting, in an Abseil that was built without it.
+absl::Status DeepCopy(const absl::Status& status);
+
 // Says on stderr that the exception that is being handled came from a callback.
 void ReportCallbackException();
 

@@ -3,6 +3,7 @@
 #include <stdexcept>
 
 #include "absl/status/status.h"
+#include "absl/strings/cord.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "mp/testing/status_matchers.h"
@@ -28,6 +29,13 @@ TEST(ExecutorOptionsTest, ErrorsSayWhatToDo) {
   EXPECT_THAT(InitializerError(absl::StatusCode::kNotFound, "gone"),
               StatusIs(absl::StatusCode::kNotFound,
                        "the pool's initializer failed: gone"));
+}
+
+TEST(ExecutorOptionsTest, DeepCopyIsTheSame) {
+  absl::Status status = absl::NotFoundError("gone");
+  status.SetPayload("where", absl::Cord("here"));
+  EXPECT_EQ(DeepCopy(status), status);
+  EXPECT_EQ(DeepCopy(absl::OkStatus()), absl::OkStatus());
 }
 
 TEST(ExecutorOptionsTest, ExceptionOfACallbackIsReported) {

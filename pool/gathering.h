@@ -105,8 +105,8 @@ class Gathering final : public std::enable_shared_from_this<Gathering<V>> {
     // The sinks hold this object.
     const auto chunks = std::exchange(chunks_, {});
     absl::Status status;
-    for (const auto& chunk : chunks) status.Update(chunk->status);
-    status.Update(error_);
+    for (const auto& chunk : chunks) status.Update(std::move(chunk->status));
+    status.Update(std::move(error_));
     if constexpr (std::is_void_v<V>) {
       return status;
     } else {

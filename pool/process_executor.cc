@@ -369,7 +369,7 @@ absl::StatusOr<TaskId> ProcessExecutor::Submit(TaskFunction function,
   }
   if (IsForkedCopy()) return ForkedPoolError();
   const std::lock_guard lock(mutex_);
-  if (!failure_.ok()) return failure_;
+  if (!failure_.ok()) return DeepCopy(failure_);
   if (state_ != State::kRunning) return PoolClosedError();
   if (free_.empty()) {
     free_.push_back(static_cast<uint32_t>(pending_.size()));
@@ -788,7 +788,7 @@ void ProcessExecutor::FailPool(absl::Status error) {
   {
     const std::lock_guard lock(mutex_);
     if (state_ == State::kTerminated) return;
-    failure_ = error;
+    failure_ = DeepCopy(error);
   }
   Terminate();
   FailAll(error);
@@ -804,7 +804,8 @@ void ProcessExecutor::FailAll(const absl::Status& error) {
       if (pending.sink != nullptr) sinks.push_back(std::move(pending.sink));
     }
   }
-  for (const std::shared_ptr<TaskSink>& sink : sinks) sink->Fail(error);
+  for (const std::shared_ptr<TaskSink>& sink : sinks)
+    sink->Fail(DeepCopy(error));
 }
 
 void ProcessExecutor::Close() {

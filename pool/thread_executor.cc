@@ -53,7 +53,7 @@ class ThreadExecutor::Output final : public TaskOutput {
     ended_ = true;
     const std::lock_guard lock(executor_.delivery_mutex_);
     const auto sink = std::exchange(task_.sink, nullptr);
-    if (sink != nullptr) sink->Fail(error);
+    if (sink != nullptr) sink->Fail(DeepCopy(error));
   }
 
   size_t max_size() const override { return executor_.max_result_size_; }
@@ -146,7 +146,7 @@ absl::StatusOr<TaskId> ThreadExecutor::Submit(TaskFunction function,
   TaskId id = 0;
   {
     const std::lock_guard lock(mutex_);
-    if (!failure_.ok()) return failure_;
+    if (!failure_.ok()) return DeepCopy(failure_);
     if (state_ != State::kRunning) return PoolClosedError();
     auto task = std::make_shared<Task>();
     task->function = function;
@@ -290,7 +290,8 @@ void ThreadExecutor::Terminate() {
 
 // With a failure, later tasks have it as well.
 void ThreadExecutor::FailAll(absl::Status failure) {
-  const absl::Status error = failure.ok() ? PoolTerminatedError() : failure;
+  const absl::Status error =
+      failure.ok() ? PoolTerminatedError() : DeepCopy(failure);
   {
     const std::lock_guard delivery(delivery_mutex_);
     std::vector<std::shared_ptr<Task>> tasks;
@@ -309,7 +310,7 @@ void ThreadExecutor::FailAll(absl::Status failure) {
     }
     for (const std::shared_ptr<Task>& task : tasks) {
       const auto sink = std::exchange(task->sink, nullptr);
-      if (sink != nullptr) sink->Fail(error);
+      if (sink != nullptr) sink->Fail(DeepCopy(error));
     }
   }
   FenceBeforeNotify();

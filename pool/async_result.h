@@ -11,6 +11,7 @@
 #include <span>
 #include <type_traits>
 #include <utility>
+#include <variant>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -22,6 +23,7 @@
 #include "mp/pool/completion.h"
 #include "mp/pool/executor.h"
 #include "mp/pool/task.h"
+#include "mp/pool/worker.h"
 #include "mp/sync/in_place_lock.h"
 
 namespace mp {
@@ -50,6 +52,18 @@ class ResultState final : public TaskSink,
         *executor_, [this] { return ready(); }, deadline);
   }
 
+  // What it is the result of. Before anybody but sinks has this.
+  void set_task(TaskId task) { task_ = task; }
+  void set_tasks(std::vector<TaskId> tasks) { tasks_ = std::move(tasks); }
+
+  bool Cancel() {
+    if (ready()) return false;
+    bool all = task_.has_value() || !tasks_.empty();
+    if (task_.has_value()) all = executor_->Cancel(*task_);
+    for (const TaskId task : tasks_) all = executor_->Cancel(task) && all;
+    return all;
+  }
+
   void OnDone(Callback callback) {
     {
       const std::lock_guard lock(mutex_);
@@ -66,16 +80,22 @@ class ResultState final : public TaskSink,
 
   void Finish(std::span<const std::byte> bytes) override {
     if constexpr (std::is_void_v<T>) {
-      End(absl::OkStatus());
+      Set(absl::OkStatus());
     } else {
-      End(Decode<T>(bytes));
+      absl::StatusOr<T> decoded;
+      try {
+        decoded = Decode<T>(bytes);
+      } catch (...) {
+        decoded = ExceptionError();
+      }
+      Set(std::move(decoded));
     }
   }
 
-  void Fail(absl::Status error) override { End(std::move(error)); }
+  void Fail(absl::Status error) override { Set(std::move(error)); }
 
- private:
-  void End(Outcome outcome) {
+  // Once.
+  void Set(Outcome outcome) {
     std::vector<Callback> callbacks;
     {
       const std::lock_guard lock(mutex_);
@@ -88,6 +108,7 @@ class ResultState final : public TaskSink,
     for (Callback& callback : callbacks) Post(std::move(callback));
   }
 
+ private:
   void Post(Callback callback) {
     executor_->Post(
         [self = this->shared_from_this(), callback = std::move(callback)] {
@@ -96,6 +117,8 @@ class ResultState final : public TaskSink,
   }
 
   const std::shared_ptr<Executor> executor_;
+  std::optional<TaskId> task_;
+  std::vector<TaskId> tasks_;  // of a map
   Completion completion_;
   std::atomic<bool> ready_{false};
   InPlaceLock mutex_;
@@ -119,7 +142,7 @@ class AsyncResult {
   // Waits for the result and returns it, any number of times. Errors:
   //   DeadlineExceeded  not ready after `timeout`; call again later
   //   Aborted           the worker died, see IsWorkerDied()
-  //   Cancelled         the pool was terminated
+  //   Cancelled         the pool was terminated, or see Cancel()
   //   Unknown           the function threw; the message has type and what()
   //   ResourceExhausted the result is larger than the pool's memory for results
   //   and whatever status the function itself returned
@@ -140,18 +163,49 @@ class AsyncResult {
 
   bool Ready() const { return state_->ready(); }
 
+  // Takes the task back. True: it has not begun and never will, and its outcome
+  // is Cancelled, at once. False: it has begun or ended, and goes on; or it is
+  // just about to begin, or thousands of cancelled tasks wait to be skipped,
+  // and only its outcome will tell. Of a map, the chunks that have not begun
+  // are taken back; true if those were all. (Python has nothing like it.)
+  bool Cancel() const { return state_->Cancel(); }
+
   // Whether the task has ended without an error. Aborts if it has not ended.
   bool Successful() const {
     MP_CHECK(Ready()) << "Successful() of a result that is not ready";
     return state_->outcome().ok();
   }
 
-  // Has `callback` called with the outcome, on the pool's own thread, one
-  // callback at a time. It must not wait for the pool. (Python's `callback` and
-  // `error_callback` in one.) While no thread waits for a result of this pool,
-  // results may be delivered a tenth of a millisecond late, many at once.
+  // Has `callback` called once with the outcome, on the pool's own thread, one
+  // callback at a time. It must not wait for the pool. While no thread waits
+  // for a result of this pool, results may be delivered a tenth of a
+  // millisecond late, many at once. A result has any number of callbacks.
   void OnDone(std::function<void(const Outcome&)> callback) const {
     state_->OnDone(std::move(callback));
+  }
+
+  // The same if the task has ended without an error (Python's `callback`): with
+  // the result, or without arguments if T is void.
+  using SuccessCallback = std::conditional_t<
+      std::is_void_v<T>, std::function<void()>,
+      std::function<void(
+          const std::conditional_t<std::is_void_v<T>, std::monostate, T>&)>>;
+  void OnSuccess(SuccessCallback callback) const {
+    OnDone([callback = std::move(callback)](const Outcome& outcome) {
+      if (!outcome.ok()) return;
+      if constexpr (std::is_void_v<T>) {
+        callback();
+      } else {
+        callback(*outcome);
+      }
+    });
+  }
+
+  // The same with the error, if there is one (Python's `error_callback`).
+  void OnError(std::function<void(const absl::Status&)> callback) const {
+    OnDone([callback = std::move(callback)](const Outcome& outcome) {
+      if (!outcome.ok()) callback(pool_internal::StatusOf(outcome));
+    });
   }
 
  private:

@@ -11,6 +11,7 @@
 #include <sys/types.h>
 
 #include <cstddef>
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <span>
@@ -18,6 +19,7 @@
 
 #include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "mp/base/deadline.h"
 
 namespace mp::pool_internal {
@@ -33,8 +35,9 @@ class TaskOutput {
   virtual void Finish(size_t size, Encoder encode) = 0;
   virtual void Fail(const absl::Status& error) = 0;
 
-  // More bytes than this in one part fail the task.
+  // More bytes than this in one part fail the task, with this error.
   virtual size_t max_size() const = 0;
+  virtual absl::Status TooLarge(size_t size) const = 0;
 
  protected:
   ~TaskOutput() = default;
@@ -55,6 +58,9 @@ class TaskSink {
   virtual void Fail(absl::Status error) = 0;
 };
 
+// A task that was submitted, for its executor. No two have the same.
+using TaskId = uint64_t;
+
 // Safe to call from several threads.
 class Executor {
  public:
@@ -65,10 +71,17 @@ class Executor {
   // the worker dies. Errors: FailedPrecondition after Close or Terminate,
   // InvalidArgument if the input is larger than max_input_size(), and what
   // `encode` returned.
-  virtual absl::Status Submit(TaskFunction function, size_t size,
-                              TaskOutput::Encoder encode,
-                              std::shared_ptr<TaskSink> sink) = 0;
+  virtual absl::StatusOr<TaskId> Submit(TaskFunction function, size_t size,
+                                        TaskOutput::Encoder encode,
+                                        std::shared_ptr<TaskSink> sink) = 0;
+  // If true, the task has not begun and never will, and its sink has been
+  // called with Cancelled. False: it has begun, or ended; or it is about to
+  // begin, so that nobody can say, and may still end with Cancelled unbegun.
+  // Not for sinks.
+  virtual bool Cancel(TaskId id) = 0;
   virtual size_t max_input_size() const = 0;
+  // False if Submit() fails, and will do so, whatever the task.
+  virtual bool IsOpen() const = 0;
   virtual int workers() const = 0;
   // Of the workers that are processes of this machine and alive at the moment.
   virtual std::vector<pid_t> pids() const = 0;

@@ -2,7 +2,10 @@
 
 #include "absl/strings/str_cat.h"
 #include "mp/base/check.h"
+#include "mp/base/deadline.h"
+#include "mp/pool/executor_options.h"
 #include "mp/pool/process_executor.h"
+#include "mp/pool/thread_executor.h"
 #include "mp/process/process.h"
 
 namespace mp {
@@ -12,13 +15,24 @@ absl::StatusOr<Pool> Pool::Create(const PoolOptions& options) {
     return absl::InvalidArgumentError(
         absl::StrCat("a pool of ", options.processes, " processes"));
   }
-  absl::StatusOr<std::unique_ptr<pool_internal::ProcessExecutor>> executor =
-      pool_internal::ProcessExecutor::Create(
-          {.processes = options.processes == 0 ? CpuCount() : options.processes,
-           .task_capacity_bytes = options.task_capacity_bytes,
-           .result_capacity_bytes = options.result_capacity_bytes});
-  if (!executor.ok()) return executor.status();
-  return Pool(*std::move(executor));
+  if (options.maxtasksperchild < 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("workers for ", options.maxtasksperchild, " tasks"));
+  }
+  const pool_internal::ExecutorOptions executor_options = {
+      .processes = options.processes == 0 ? CpuCount() : options.processes,
+      .task_capacity_bytes = options.task_capacity_bytes,
+      .result_capacity_bytes = options.result_capacity_bytes,
+      .initializer = options.initializer,
+      .maxtasksperchild = options.maxtasksperchild};
+  if (options.workers == PoolWorkers::kThreads) {
+    auto threads = pool_internal::ThreadExecutor::Create(executor_options);
+    if (!threads.ok()) return threads.status();
+    return Pool(*std::move(threads));
+  }
+  auto processes = pool_internal::ProcessExecutor::Create(executor_options);
+  if (!processes.ok()) return processes.status();
+  return Pool(*std::move(processes));
 }
 
 Pool::Pool(const PoolOptions& options) {

@@ -1,4 +1,4 @@
-// Pool: worker processes that run functions for you.
+// Pool: worker processes, or threads, that run functions for you.
 //
 //   int Square(int x) { return x * x; }
 //
@@ -10,7 +10,15 @@
 // A task is a function or a lambda without captures, with arguments and a
 // result that the codec takes (mp/ipc/codec.h); it cannot reach the caller's
 // variables. It may throw: the caller gets a status with type, message and
-// process.
+// process. What a type of its own throws while it is encoded or decoded in a
+// worker, or decoded by the pool, is the task's error as well; while an
+// argument is encoded, it is thrown to the caller.
+//
+// Handles of shared objects (mp::Lock, mp::Queue, mp::Event...) and descriptors
+// do not travel with a task, neither as arguments nor as results: that is an
+// InvalidArgument error. They go as arguments of the initializer, which hands
+// them to all tasks (mp/pool/initializer.h), or in global variables that are
+// set before the pool is made.
 //
 // Workers are forked when the pool is made, and again when one has died: they
 // see the program's memory as it was then. They are daemonic: they get SIGKILL
@@ -21,7 +29,9 @@
 // If a worker dies while it runs a task, that task fails with an error for
 // which IsWorkerDied() is true, and another worker takes its place. Nothing
 // else is affected: each task has exactly one outcome, whenever and however
-// often workers are killed.
+// often workers are killed. Workers that die although they have nothing to do
+// are replaced at once ten times in a row, then after a delay that grows to a
+// tenth of a second.
 //
 // Results are delivered by a thread of the pool, or by whichever thread waits
 // for one. All calls are safe from any thread of the process that made the
@@ -37,32 +47,40 @@
 #include <sys/types.h>
 
 #include <algorithm>
-#include <atomic>
 #include <cstddef>
-#include <cstdint>
-#include <cstring>
-#include <iterator>
 #include <memory>
-#include <mutex>
 #include <ranges>
 #include <span>
 #include <type_traits>
 #include <utility>
-#include <variant>
 #include <vector>
 
+#include "absl/cleanup/cleanup.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
-#include "mp/base/deadline.h"
 #include "mp/ipc/codec.h"
 #include "mp/pool/async_result.h"
-#include "mp/pool/completion.h"
+#include "mp/pool/chunks.h"
 #include "mp/pool/executor.h"
+#include "mp/pool/gathering.h"
+#include "mp/pool/initializer.h"
+#include "mp/pool/result_stream.h"
 #include "mp/pool/task.h"
 #include "mp/pool/worker_died.h"
 
 namespace mp {
+
+enum class PoolWorkers {
+  kProcesses,
+  // Threads of the calling process: for debugging, and for tasks that do not
+  // need a process. Calls, results, callbacks and errors are the same, and so
+  // are the limits of the memory; arguments and results are copies. But a task
+  // that crashes or exits takes the program with it, tasks share the program's
+  // variables, Terminate() cannot stop a task that runs, and Join() and the
+  // destructor wait for it. There are no pids.
+  kThreads,
+};
 
 struct PoolOptions {
   // Workers; 0 for as many as there are processors to use (CpuCount()).
@@ -73,15 +91,22 @@ struct PoolOptions {
   // memory.
   size_t task_capacity_bytes = size_t{1} << 20;
   size_t result_capacity_bytes = size_t{1} << 20;
+  // What each worker does first, and keeps: see mp/pool/initializer.h.
+  Initializer initializer = {};
+  // Tasks after which a worker leaves and another takes its place, so that what
+  // it has gathered is given back; a chunk of a map is one task. 0: it stays.
+  int maxtasksperchild = 0;
+  PoolWorkers workers = PoolWorkers::kProcesses;
 };
 
 class Pool {
  public:
   // As Create(), but aborts with the message if that fails.
   explicit Pool(const PoolOptions& options = {});
-  // Errors: InvalidArgument for a negative number of processes; what the system
-  // said if a worker cannot be started, or there is no memory or descriptor,
-  // with nothing left behind. FailedPrecondition in a daemonic process.
+  // Errors: InvalidArgument for a negative number of processes or tasks; what
+  // the system said if a worker cannot be started, or there is no memory or
+  // descriptor, with nothing left behind. FailedPrecondition in a daemonic
+  // process. An initializer that fails is reported by the tasks.
   static absl::StatusOr<Pool> Create(const PoolOptions& options = {});
 
   Pool(Pool&&) noexcept = default;
@@ -119,15 +144,54 @@ class Pool {
                                                            arguments...);
   }
 
-  // Calls `function` with every item of `items`, in the workers, and returns
-  // the results in the order of the items: absl::StatusOr<std::vector<R>>, or
-  // absl::Status if it returns void or a Status. Items travel in chunks of
-  // `chunksize`, by default a quarter of a worker's share, but no more than
-  // fits well into the memory for tasks. A chunk is a task. If something fails,
-  // all the rest is done nevertheless, and the error that came first is
-  // returned.
-  template <class F, std::ranges::forward_range Items>
-  auto Map(F function, const Items& items, size_t chunksize = 0);
+  // Calls `function` with every item of `items`, any range, in the workers, and
+  // returns the results in the order of the items:
+  // absl::StatusOr<std::vector<R>>, or absl::Status if it returns void or a
+  // Status. Items travel in chunks of `chunksize`, by default a quarter of a
+  // worker's share, but no more than fits well into the memory for tasks. A
+  // chunk is a task: if its worker dies, that is the error of the chunk.
+  //
+  // If something fails, all the rest is done nevertheless, and of the errors
+  // the one that comes first in the order of the items is returned. (In Python
+  // it is the one that came first in time, and the rest of its chunk is not
+  // done.) What the range throws is thrown here; what was submitted before is
+  // still done.
+  template <class F, std::ranges::input_range Items>
+  auto Map(F function, Items&& items, size_t chunksize = 0);
+
+  // The same without waiting: AsyncResult<std::vector<R>>, or AsyncResult<void>
+  // with callbacks that get all results at once. All items are read and
+  // encoded before it returns; those that find no room wait in the caller's
+  // memory. For inputs larger than that use Map() or Imap().
+  template <class F, std::ranges::input_range Items>
+  auto MapAsync(F function, Items&& items, size_t chunksize = 0);
+
+  // Map() for functions of several parameters: the items are tuples, pairs or
+  // arrays, whose elements are the arguments.
+  //
+  //   pool.Starmap(Power, std::vector<std::pair<double, int>>{{2, 3}, {3, 2}});
+  template <class F, std::ranges::input_range Items>
+  auto Starmap(F function, Items&& items, size_t chunksize = 0);
+  template <class F, std::ranges::input_range Items>
+  auto StarmapAsync(F function, Items&& items, size_t chunksize = 0);
+
+  // The same as a stream of the outcomes of the items, in their order or as
+  // they come, for inputs of any length: ResultStream<R>, see
+  // mp/pool/result_stream.h. Items travel in chunks of `chunksize`; results
+  // come out when their chunk is done. The stream reads no more than
+  // `buffersize` items ahead (0: a default) of what it has handed out.
+  template <class F, std::ranges::input_range Items>
+  auto Imap(F function, Items&& items, size_t chunksize = 1,
+            size_t buffersize = 0) {
+    return MakeStream(function, std::forward<Items>(items), true, chunksize,
+                      buffersize);
+  }
+  template <class F, std::ranges::input_range Items>
+  auto ImapUnordered(F function, Items&& items, size_t chunksize = 1,
+                     size_t buffersize = 0) {
+    return MakeStream(function, std::forward<Items>(items), false, chunksize,
+                      buffersize);
+  }
 
   // No more tasks. Those submitted are still done, then the workers end.
   void Close();
@@ -148,6 +212,12 @@ class Pool {
 
   template <class F, class... A>
   auto Submit(F function, const A&... arguments);
+  enum class Pace { kAllAtOnce, kAsWorkersGo };
+  template <class How, class F, class Items>
+  auto SubmitMap(F function, Items& items, size_t chunksize, Pace pace);
+  template <class F, class Items>
+  auto MakeStream(F function, Items&& items, bool ordered, size_t chunksize,
+                  size_t buffersize);
 
   std::shared_ptr<pool_internal::Executor> executor_;
 };
@@ -160,162 +230,151 @@ auto Pool::Submit(F function, const A&... arguments) {
   using Value = typename pool_internal::TaskResult<F, A...>::Value;
   auto state = std::make_shared<pool_internal::ResultState<Value>>(executor_);
   const size_t size = Task::InputSize(arguments...);
-  absl::Status status = executor_->Submit(
+  const absl::StatusOr<pool_internal::TaskId> id = executor_->Submit(
       &Task::Run, size,
       [&](std::span<std::byte> out) {
         return Task::EncodeInput(function, out, arguments...);
       },
       state);
-  if (!status.ok()) state->Fail(std::move(status));
+  if (!id.ok()) {
+    state->Fail(id.status());
+  } else {
+    state->set_task(*id);
+  }
   return AsyncResult<Value>(std::move(state));
 }
 
 namespace pool_internal {
 
-// The chunks of one Map that are under way, and the first error.
-class MapProgress {
- public:
-  void Began() { under_way_.fetch_add(1, std::memory_order_relaxed); }
-
-  void Ended(const absl::Status& status) {
-    {
-      const std::lock_guard lock(mutex_);
-      status_.Update(status);
-    }
-    // Release: who sees the chunk ended sees its results and its error.
-    under_way_.fetch_sub(1, std::memory_order_release);
-    completion_.Notify();
-  }
-
-  // Waits until at most `limit` chunks are under way.
-  void Wait(Executor& executor, int limit) {
-    const auto ready = [this, limit] {
-      return under_way_.load(std::memory_order_acquire) <= limit;
-    };
-    completion_.Wait(executor, ready, Deadline::Infinite());
-  }
-
-  // REQUIRES: no chunk is under way.
-  absl::Status TakeStatus() {
-    const std::lock_guard lock(mutex_);
-    return std::move(status_);
-  }
-
- private:
-  Completion completion_;
-  std::atomic<int> under_way_{0};
-  std::mutex mutex_;
-  absl::Status status_;
-};
-
-// Where the results of one chunk go.
-template <class Task>
-class ChunkSink final : public TaskSink {
- public:
-  using Value = typename Task::Value;
-
-  explicit ChunkSink(std::shared_ptr<MapProgress> progress)
-      : progress_(std::move(progress)) {
-    progress_->Began();
-  }
-
-  void Part(std::span<const std::byte> bytes) override {
-    if constexpr (!std::is_void_v<Value>) {
-      status_.Update(ReadItems(bytes, results_));
-    }
-  }
-  void Finish(std::span<const std::byte> bytes) override {
-    Part(bytes);
-    progress_->Ended(status_);
-  }
-  void Fail(absl::Status error) override { progress_->Ended(error); }
-
-  auto& results() { return results_; }
-
- private:
-  const std::shared_ptr<MapProgress> progress_;
-  absl::Status status_;
-  std::conditional_t<std::is_void_v<Value>, std::monostate, std::vector<Value>>
-      results_;
-};
-
-}  // namespace pool_internal
-
-template <class F, std::ranges::forward_range Items>
-auto Pool::Map(F function, const Items& items, size_t chunksize) {
-  using Item = pool_internal::TaskArgument<std::ranges::range_value_t<Items>>;
-  static_assert(pool_internal::TaskCallable<F>,
+// Whether a task can be made of this function and items of this range; says
+// what is wrong.
+template <class How, class F, class Items>
+constexpr void CheckMap() {
+  using Item = typename How::template Item<std::ranges::range_value_t<Items>>;
+  static_assert(TaskCallable<F>,
                 "mp: a task must be a function or a lambda without captures; "
                 "pass what it needs as arguments");
   static_assert(Encodable<Item>,
                 "mp: the items cannot be sent to another process; "
                 "mp/ipc/codec.h says what can and how to add a type");
-  static_assert(std::is_invocable_v<F&, Item>,
+  static_assert(How::template kInvocable<F, Item>,
                 "mp: the task cannot be called with an item of this range");
-  using Task = pool_internal::MapTask<F, Item>;
-  using Sink = pool_internal::ChunkSink<Task>;
-  using Value = typename Task::Value;
+}
 
-  const int window = 4 * executor_->workers();
-  const auto count = static_cast<size_t>(std::ranges::distance(items));
+template <class T>
+constexpr void CheckTupleLike() {
+  static_assert(TupleLike<T>,
+                "mp: the items of a Starmap must be tuples, pairs or arrays");
+}
+
+}  // namespace pool_internal
+
+template <class How, class F, class Items>
+auto Pool::SubmitMap(F function, Items& items, size_t chunksize, Pace pace) {
+  namespace internal = pool_internal;
+  internal::CheckMap<How, F, Items>();
+  using Chunks = internal::Chunks<How, F, Items>;
+  using Task = internal::MapTask<How, F, typename Chunks::Item>;
+  using Gathering = internal::Gathering<typename Task::Value>;
+  using State = internal::ResultState<typename Gathering::Value>;
+
   if (chunksize == 0) {
-    chunksize = std::max<size_t>(1, (count + window - 1) / window);
-  }
-  const size_t chunk_bytes = executor_->max_input_size() / 4;
-
-  const auto progress = std::make_shared<pool_internal::MapProgress>();
-  std::vector<std::shared_ptr<Sink>> chunks;
-  absl::Status submitted;
-  std::vector<std::byte> input;
-  for (auto item = std::ranges::begin(items);
-       item != std::ranges::end(items) && submitted.ok();) {
-    const uint64_t address = pool_internal::FunctionAddress(function);
-    input.resize(sizeof(address));
-    memcpy(input.data(), &address, sizeof(address));
-    if constexpr (PlainBytes<Item> && std::ranges::contiguous_range<Items>) {
-      const auto left = static_cast<size_t>(std::ranges::end(items) - item);
-      const size_t most = std::max<size_t>(1, chunk_bytes / sizeof(Item));
-      const size_t n = std::min({chunksize, left, most});
-      const auto bytes = std::as_bytes(std::span(std::to_address(item), n));
-      input.insert(input.end(), bytes.begin(), bytes.end());
-      item += static_cast<std::ptrdiff_t>(n);
+    if constexpr (std::ranges::sized_range<Items> ||
+                  std::ranges::forward_range<Items>) {
+      const auto count = static_cast<size_t>(std::ranges::distance(items));
+      chunksize = internal::DefaultChunkSize(count, executor_->workers());
     } else {
-      for (size_t n = 0; n < chunksize && item != std::ranges::end(items) &&
-                         (n == 0 || input.size() < chunk_bytes);
-           ++n, ++item) {
-        pool_internal::AppendItem<Item>(*item, input, submitted);
-      }
+      // As in Python: an input of unknown length is read first.
+      std::vector<std::ranges::range_value_t<Items>> read;
+      for (auto&& item : items) read.emplace_back(std::move(item));
+      return SubmitMap<How>(function, read, chunksize, pace);
     }
-    if (!submitted.ok()) break;
-    // So many ahead that no worker waits, but not the whole input.
-    progress->Wait(*executor_, window - 1);
-    auto sink = std::make_shared<Sink>(progress);
-    submitted = executor_->Submit(
-        &Task::Run, input.size(),
-        [&input](std::span<std::byte> out) {
-          std::copy(input.begin(), input.end(), out.begin());
-          return absl::OkStatus();
-        },
-        sink);
-    if (!submitted.ok()) sink->Fail(submitted);
-    chunks.push_back(std::move(sink));
   }
-  progress->Wait(*executor_, 0);
 
-  submitted.Update(progress->TakeStatus());
-  if constexpr (std::is_void_v<Value>) {
-    return submitted;
-  } else {
-    using Outcome = absl::StatusOr<std::vector<Value>>;
-    if (!submitted.ok()) return Outcome(submitted);
-    std::vector<Value> results;
-    results.reserve(count);
-    for (const std::shared_ptr<Sink>& chunk : chunks) {
-      std::ranges::move(chunk->results(), std::back_inserter(results));
-      chunk->results().clear();
+  auto state = std::make_shared<State>(executor_);
+  const auto gathering = std::make_shared<Gathering>(state);
+  absl::Status refused;
+  // Whatever is thrown, the chunks that have been submitted get an end.
+  const absl::Cleanup submitted = [&] {
+    gathering->AllSubmitted(std::move(refused));
+  };
+  // So many ahead that no worker waits, but not the whole input.
+  const int ahead = 4 * executor_->workers();
+  Chunks chunks(function, items, chunksize, executor_->max_input_size());
+  internal::Chunk chunk;
+  std::vector<internal::TaskId> ids;
+  while (chunks.Next(chunk)) {
+    if (pace == Pace::kAsWorkersGo) gathering->Wait(*executor_, ahead - 1);
+    const auto sink = gathering->AddChunk(chunk.count);
+    absl::Status status = chunk.error;
+    if (status.ok()) {
+      const absl::StatusOr<internal::TaskId> id = executor_->Submit(
+          &Task::Run, chunk.input.size(),
+          [&chunk](std::span<std::byte> out) {
+            std::copy(chunk.input.begin(), chunk.input.end(), out.begin());
+            return absl::OkStatus();
+          },
+          sink);
+      if (id.ok() && pace == Pace::kAllAtOnce) ids.push_back(*id);
+      status = id.status();
     }
-    return Outcome(std::move(results));
+    if (status.ok()) continue;
+    sink->Fail(status);
+    if (!executor_->IsOpen()) break;
   }
+  state->set_tasks(std::move(ids));
+  return AsyncResult<typename Gathering::Value>(std::move(state));
+}
+
+template <class F, class Items>
+auto Pool::MakeStream(F function, Items&& items, bool ordered, size_t chunksize,
+                      size_t buffersize) {
+  namespace internal = pool_internal;
+  using How = internal::PassItem;
+  using Range = std::remove_cvref_t<Items>;
+  internal::CheckMap<How, F, Range>();
+  using Chunks = internal::HeldChunks<How, F, Items>;
+  using Item = typename How::template Item<std::ranges::range_value_t<Range>>;
+  using Task = internal::StreamTask<How, F, Item>;
+  using Value = typename Task::Value;
+  chunksize = std::max<size_t>(1, chunksize);
+  return ResultStream<Value>(std::make_unique<internal::Stream<Value>>(
+      executor_,
+      internal::StreamPlan{.function = &Task::Run,
+                           .chunks = std::make_unique<Chunks>(
+                               function, std::forward<Items>(items), chunksize,
+                               executor_->max_input_size()),
+                           .ordered = ordered,
+                           .chunksize = chunksize,
+                           .buffersize = buffersize}));
+}
+
+template <class F, std::ranges::input_range Items>
+auto Pool::Map(F function, Items&& items, size_t chunksize) {
+  return SubmitMap<pool_internal::PassItem>(function, items, chunksize,
+                                            Pace::kAsWorkersGo)
+      .Get();
+}
+
+template <class F, std::ranges::input_range Items>
+auto Pool::MapAsync(F function, Items&& items, size_t chunksize) {
+  return SubmitMap<pool_internal::PassItem>(function, items, chunksize,
+                                            Pace::kAllAtOnce);
+}
+
+template <class F, std::ranges::input_range Items>
+auto Pool::Starmap(F function, Items&& items, size_t chunksize) {
+  pool_internal::CheckTupleLike<std::ranges::range_value_t<Items>>();
+  return SubmitMap<pool_internal::SpreadItem>(function, items, chunksize,
+                                              Pace::kAsWorkersGo)
+      .Get();
+}
+
+template <class F, std::ranges::input_range Items>
+auto Pool::StarmapAsync(F function, Items&& items, size_t chunksize) {
+  pool_internal::CheckTupleLike<std::ranges::range_value_t<Items>>();
+  return SubmitMap<pool_internal::SpreadItem>(function, items, chunksize,
+                                              Pace::kAllAtOnce);
 }
 
 }  // namespace mp

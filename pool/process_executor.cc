@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <poll.h>
+#include <signal.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
@@ -13,12 +14,13 @@
 #include <span>
 #include <utility>
 
+#include "absl/base/optimization.h"
 #include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
 #include "mp/base/check.h"
 #include "mp/base/errno_status.h"
-#include "mp/base/exception.h"
 #include "mp/ipc/codec.h"
+#include "mp/pool/worker.h"
 #include "mp/pool/worker_died.h"
 #include "mp/shm/slab.h"
 
@@ -34,7 +36,8 @@ struct ProcessExecutor::TaskHeader {
 };
 
 struct ProcessExecutor::ResultHeader {
-  enum Kind : uint32_t { kPart, kFinish, kFail };
+  // kNoStart: a worker's initializer has failed; no task's result.
+  enum Kind : uint32_t { kPart, kFinish, kFail, kNoStart };
   uint32_t index;
   Kind kind;
 };
@@ -52,9 +55,40 @@ T ReadHeader(std::span<const std::byte>& bytes) {
 
 constexpr int64_t kGatherNanos = 100'000;
 
+// Workers that die idle: the first are replaced at once, the next ones later
+// and later.
+constexpr int kQuickRestarts = 10;
+constexpr int64_t kFirstDelayNanos = 1'000'000;
+constexpr int64_t kMaxDelayNanos = 100'000'000;
+// Deaths in a row, within the initializer, that fail the pool.
+constexpr int kMaxStartDeaths = 50;
+constexpr int kRetryMillis = 100;
+
+// Such as somebody else sends.
+bool IsSignalFromOutside(int exitcode) {
+  switch (-exitcode) {
+    case SIGKILL:
+    case SIGTERM:
+    case SIGINT:
+    case SIGHUP:
+    case SIGQUIT:
+      return true;
+    default:
+      return false;
+  }
+}
+
 constexpr uint64_t PackClaim(uint32_t index, uint32_t number) {
   return (uint64_t{index} + 1) << 32 | number;
 }
+
+// Of a task that has been cancelled and not yet been skipped.
+class DroppingSink final : public TaskSink {
+ public:
+  void Part(std::span<const std::byte>) override {}
+  void Finish(std::span<const std::byte>) override {}
+  void Fail(absl::Status) override {}
+};
 
 // A program that ends with pools open: their workers are daemons and get
 // killed, which must not look like deaths to be made good. Terminates the pools
@@ -124,6 +158,10 @@ class ProcessExecutor::WorkerOutput final : public TaskOutput {
     return results_.max_record_size() - sizeof(ResultHeader);
   }
 
+  absl::Status TooLarge(size_t size) const override {
+    return ResultTooLargeError(size, max_size());
+  }
+
   bool ended() const { return ended_; }
 
  private:
@@ -146,13 +184,7 @@ class ProcessExecutor::WorkerOutput final : public TaskOutput {
       case RingResult::kAborted:
         return Fail(encoded);
       case RingResult::kTooLarge:
-        return Fail(absl::ResourceExhaustedError(
-            absl::StrCat("a result of ", size,
-                         " encoded bytes: the pool's memory for "
-                         "results takes ",
-                         max_size(),
-                         " at most; raise "
-                         "PoolOptions::result_capacity_bytes")));
+        return Fail(TooLarge(size));
       default:
         // Nobody is left to report to.
         Exit(EXIT_FAILURE);
@@ -167,16 +199,28 @@ class ProcessExecutor::WorkerOutput final : public TaskOutput {
 
 int ProcessExecutor::Serve(size_t index) {
   Claim& claim = *workers_[index].claim;
+  if (initializer_) {
+    absl::StatusOr<WorkerObject> object = initializer_.Run();
+    if (!object.ok()) {
+      ReportFailedInitializer(object.status());
+      return EXIT_FAILURE;
+    }
+    CurrentWorkerObject() = *std::move(object);
+  }
+  const absl::Cleanup destroy_object = [] { CurrentWorkerObject() = {}; };
+  claim.starts.fetch_add(1, std::memory_order_relaxed);
   std::vector<std::byte> record;
-  for (;;) {
+  for (int tasks = 0; maxtasksperchild_ == 0 || tasks < maxtasksperchild_;
+       ++tasks) {
+    uint64_t task = 0;
     const RingResult result = tasks_.Get(
         [&](std::span<const std::byte> bytes, uint32_t number) {
           record.assign(bytes.begin(), bytes.end());
           const auto header = ReadHeader<TaskHeader>(bytes);
+          task = PackClaim(header.index, number);
           // Relaxed: Get's release of the new head, which follows, publishes
           // it.
-          claim.task.store(PackClaim(header.index, number),
-                           std::memory_order_relaxed);
+          claim.task.store(task, std::memory_order_relaxed);
         },
         Deadline::Infinite(), Ring::WatchOne{owner_});
     if (result == RingResult::kClosed) return EXIT_SUCCESS;
@@ -186,22 +230,48 @@ int ProcessExecutor::Serve(size_t index) {
     std::span<const std::byte> input = record;
     const auto header = ReadHeader<TaskHeader>(input);
     WorkerOutput output(results_, header.index, owner_);
-    try {
-      header.function(input, output);
-    } catch (...) {
-      output.Fail(absl::UnknownError(absl::StrCat(CurrentProcess().name, ": ",
-                                                  DescribeCurrentException())));
+    // Behind the release of the ring's lock: pairs with MarkCancelled().
+    FenceBeforeNotifyAfterRmw();
+    if (ABSL_PREDICT_FALSE(IsMarked(task))) {
+      output.Fail(TaskCancelledError());
+    } else {
+      try {
+        header.function(input, output);
+      } catch (...) {
+        output.Fail(ExceptionError());
+      }
     }
     MP_CHECK(output.ended()) << "a task without an end";
+    claim.done.fetch_add(1, std::memory_order_relaxed);
     // Release: whoever sees the claim gone sees the result.
     claim.task.store(0, std::memory_order_release);
   }
+  return EXIT_SUCCESS;
+}
+
+void ProcessExecutor::ReportFailedInitializer(const absl::Status& error) {
+  absl::Status report =
+      InitializerError(error.code(), std::string(error.message()));
+  const size_t most = results_.max_record_size() / 2;
+  if (EncodedSize(report) > most) {
+    report = absl::Status(report.code(), report.message().substr(0, most / 2));
+  }
+  const ResultHeader header = {.index = 0, .kind = ResultHeader::kNoStart};
+  const size_t size = EncodedSize(report);
+  // If nobody is left to take it, there is nobody to be told.
+  results_.Put(
+      sizeof(header) + size,
+      [&](std::byte* to, uint32_t) {
+        memcpy(to, &header, sizeof(header));
+        return Encode(report, std::span(to + sizeof(header), size)).ok();
+      },
+      Deadline::Infinite(), Ring::WatchOne{owner_});
 }
 
 // ---- in the pool's process ----
 
 absl::StatusOr<std::unique_ptr<ProcessExecutor>> ProcessExecutor::Create(
-    const ProcessExecutorOptions& options) {
+    const ExecutorOptions& options) {
   absl::StatusOr<Ring> tasks = Ring::Create(
       {.name = "pool-tasks", .capacity_bytes = options.task_capacity_bytes});
   if (!tasks.ok()) return tasks.status();
@@ -216,9 +286,11 @@ absl::StatusOr<std::unique_ptr<ProcessExecutor>> ProcessExecutor::Create(
   return executor;
 }
 
-ProcessExecutor::ProcessExecutor(const ProcessExecutorOptions& options,
-                                 Ring tasks, Ring results)
+ProcessExecutor::ProcessExecutor(const ExecutorOptions& options, Ring tasks,
+                                 Ring results)
     : owner_(Liveness::Self()),
+      initializer_(options.initializer),
+      maxtasksperchild_(options.maxtasksperchild),
       tasks_(std::move(tasks)),
       results_(std::move(results)),
       workers_(static_cast<size_t>(options.processes)) {}
@@ -239,6 +311,9 @@ ProcessExecutor::~ProcessExecutor() {
 absl::Status ProcessExecutor::Start() {
   wake_supervisor_.reset(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!wake_supervisor_) return ErrnoStatus(errno, "eventfd");
+  absl::StatusOr<std::shared_ptr<Cancels>> cancels = MakeShared<Cancels>();
+  if (!cancels.ok()) return cancels.status();
+  cancels_ = *std::move(cancels);
   for (Worker& worker : workers_) {
     absl::StatusOr<std::shared_ptr<Claim>> claim = MakeShared<Claim>();
     if (!claim.ok()) return claim.status();
@@ -265,6 +340,11 @@ absl::Status ProcessExecutor::Start() {
 
 absl::Status ProcessExecutor::StartWorker(size_t index) {
   static std::atomic<int> count{0};
+  {
+    Worker& worker = workers_[index];
+    worker.starts = worker.claim->starts.load(std::memory_order_relaxed);
+    worker.done = worker.claim->done.load(std::memory_order_relaxed);
+  }
   Process process(
       {.name = absl::StrCat("PoolWorker-", ++count),
        .daemon = true,
@@ -280,31 +360,24 @@ absl::Status ProcessExecutor::StartWorker(size_t index) {
   return absl::OkStatus();
 }
 
-absl::Status ProcessExecutor::Submit(TaskFunction function, size_t size,
-                                     TaskOutput::Encoder encode,
-                                     std::shared_ptr<TaskSink> sink) {
+absl::StatusOr<TaskId> ProcessExecutor::Submit(TaskFunction function,
+                                               size_t size,
+                                               TaskOutput::Encoder encode,
+                                               std::shared_ptr<TaskSink> sink) {
   if (size > max_input_size()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("arguments of ", size,
-                     " encoded bytes: the pool's memory for tasks "
-                     "takes ",
-                     max_input_size(),
-                     " at most; raise "
-                     "PoolOptions::task_capacity_bytes"));
+    return InputTooLargeError(size, max_input_size());
   }
-  if (IsForkedCopy()) {
-    return absl::FailedPreconditionError(
-        "this pool belongs to another process; make one here");
-  }
+  if (IsForkedCopy()) return ForkedPoolError();
   const std::lock_guard lock(mutex_);
-  if (state_ != State::kRunning) {
-    return absl::FailedPreconditionError("the pool is closed");
-  }
+  if (!failure_.ok()) return DeepCopy(failure_);
+  if (state_ != State::kRunning) return PoolClosedError();
   if (free_.empty()) {
     free_.push_back(static_cast<uint32_t>(pending_.size()));
     pending_.emplace_back();
   }
   const uint32_t index = free_.back();
+  // One that an encoder has failed in keeps the number that it did not use.
+  pending_[index].number.reset();
   absl::Status encoded;
   if (!backlog_.empty() || !PutTask(index, function, size, encode, &encoded)) {
     Waiting waiting = {index, function, std::vector<std::byte>(size)};
@@ -313,8 +386,9 @@ absl::Status ProcessExecutor::Submit(TaskFunction function, size_t size,
   }
   if (!encoded.ok()) return encoded;
   free_.pop_back();
-  pending_[index].sink = std::move(sink);
-  return absl::OkStatus();
+  Pending& pending = pending_[index];
+  pending.sink = std::move(sink);
+  return TaskId{pending.generation} << 32 | index;
 }
 
 // False if the ring is full. `*error` is what `encode` returned.
@@ -339,6 +413,11 @@ void ProcessExecutor::PutBacklog() {
   const std::lock_guard lock(mutex_);
   while (!backlog_.empty()) {
     const Waiting& next = backlog_.front();
+    if (pending_[next.index].cancelled) {
+      FreeEntry(next.index);
+      backlog_.pop_front();
+      continue;
+    }
     absl::Status copied;
     const auto copy = [&next](std::span<std::byte> out) {
       std::copy(next.input.begin(), next.input.end(), out.begin());
@@ -352,6 +431,12 @@ void ProcessExecutor::PutBacklog() {
   if (state_ == State::kClosing && !tasks_.closed()) tasks_.Close();
 }
 
+bool ProcessExecutor::IsOpen() const {
+  if (IsForkedCopy()) return false;
+  const std::lock_guard lock(mutex_);
+  return state_ == State::kRunning && failure_.ok();
+}
+
 size_t ProcessExecutor::max_input_size() const {
   return tasks_.max_record_size() - sizeof(TaskHeader);
 }
@@ -362,6 +447,12 @@ size_t ProcessExecutor::DeliverResults() {
   const auto deliver = [&](std::span<const std::byte> bytes, uint32_t) {
     size += ipc_internal::RecordSize(bytes.size());
     const auto header = ReadHeader<ResultHeader>(bytes);
+    if (header.kind == ResultHeader::kNoStart) {
+      absl::Status error;
+      const absl::Status decoded = DecodeInto(bytes, error);
+      FailPool(decoded.ok() ? std::move(error) : decoded);
+      return;
+    }
     if (header.kind == ResultHeader::kPart) {
       std::shared_ptr<TaskSink> sink;
       {
@@ -392,9 +483,79 @@ std::shared_ptr<TaskSink> ProcessExecutor::TakeSink(uint32_t index) {
   if (index >= pending_.size() || pending_[index].sink == nullptr) {
     return nullptr;
   }
+  const std::shared_ptr<TaskSink> sink = pending_[index].sink;
+  FreeEntry(index);
+  return sink;
+}
+
+// REQUIRES: mutex_ held.
+void ProcessExecutor::FreeEntry(uint32_t index) {
+  Pending& pending = pending_[index];
+  if (pending.cancelled && pending.number.has_value()) {
+    Unmark(PackClaim(index, *pending.number));
+  }
+  const uint32_t generation = pending.generation + 1;
+  pending = Pending();
+  pending.generation = generation;
   free_.push_back(index);
-  pending_[index].number.reset();
-  return std::exchange(pending_[index].sink, nullptr);
+}
+
+bool ProcessExecutor::Cancel(TaskId id) {
+  if (IsForkedCopy()) return false;
+  static const auto* const dropping =
+      new std::shared_ptr<TaskSink>(std::make_shared<DroppingSink>());
+  const auto index = static_cast<uint32_t>(id);
+  const std::lock_guard delivery(delivery_mutex_);
+  std::shared_ptr<TaskSink> sink;
+  {
+    const std::lock_guard lock(mutex_);
+    if (index >= pending_.size()) return false;
+    Pending& pending = pending_[index];
+    if (pending.sink == nullptr || pending.cancelled ||
+        pending.generation != id >> 32) {
+      return false;
+    }
+    if (pending.number.has_value() &&
+        !MarkCancelled(PackClaim(index, *pending.number))) {
+      return false;
+    }
+    // The entry stays until the task has been skipped.
+    pending.cancelled = true;
+    sink = std::exchange(pending.sink, *dropping);
+  }
+  sink->Fail(TaskCancelledError());
+  return true;
+}
+
+// Whether the task will be skipped for certain. REQUIRES: mutex_ held.
+bool ProcessExecutor::MarkCancelled(uint64_t task) {
+  const auto number = static_cast<uint32_t>(task);
+  std::atomic<uint64_t>& mark = cancels_->marks[number % Cancels::kMarks];
+  if (mark.load(std::memory_order_relaxed) != 0) return false;
+  mark.store(task, std::memory_order_relaxed);
+  cancels_->count.fetch_add(1, std::memory_order_relaxed);
+  std::atomic_thread_fence(std::memory_order_seq_cst);
+  // The order matters: a claim is gone only after the task has been removed.
+  bool begun = false;
+  for (const Worker& worker : workers_) {
+    begun |= worker.claim->task.load(std::memory_order_acquire) == task;
+  }
+  begun |= static_cast<int32_t>(tasks_.gotten() - number) > 0;
+  if (begun) Unmark(task);
+  return !begun;
+}
+
+bool ProcessExecutor::IsMarked(uint64_t task) const {
+  const auto number = static_cast<uint32_t>(task);
+  return cancels_->count.load(std::memory_order_relaxed) != 0 &&
+         cancels_->marks[number % Cancels::kMarks].load(
+             std::memory_order_relaxed) == task;
+}
+
+void ProcessExecutor::Unmark(uint64_t task) {
+  const auto number = static_cast<uint32_t>(task);
+  cancels_->marks[number % Cancels::kMarks].store(0, std::memory_order_relaxed);
+  cancels_->count.fetch_sub(1, std::memory_order_relaxed);
 }
 
 bool ProcessExecutor::Wait(absl::FunctionRef<bool()> ready,
@@ -441,6 +602,8 @@ void ProcessExecutor::Collect() {
   finished_.store(true, std::memory_order_release);
   FenceBeforeNotify();
   finished_gate_.NotifyAll();
+  // Who posts one from now on, runs it; this is for who did just before.
+  RunCallbacks();
 }
 
 // Whether the workers neither run out of tasks nor of room for results, at the
@@ -477,16 +640,14 @@ void ProcessExecutor::RunCallbacks() {
       callback();
     } catch (...) {
       // As in Python, nobody is there to catch it; the pool goes on.
-      std::cerr << "mp::Pool: a callback threw " << DescribeCurrentException()
-                << "\n";
+      ReportCallbackException();
     }
   }
 }
 
 void ProcessExecutor::Supervise() {
-  constexpr int kRetryMillis = 100;
   for (;;) {
-    const bool failed = !StartMissingWorkers();
+    const int retry_millis = StartMissingWorkers();
     std::vector<pollfd> polled = {
         {.fd = wake_supervisor_.get(), .events = POLLIN, .revents = 0}};
     std::vector<size_t> watched;  // the workers behind polled[1], ...
@@ -501,7 +662,7 @@ void ProcessExecutor::Supervise() {
       }
       if (watched.empty() && !NeedsWorkers()) break;
     }
-    if (poll(polled.data(), polled.size(), failed ? kRetryMillis : -1) < 0) {
+    if (poll(polled.data(), polled.size(), retry_millis) < 0) {
       MP_PCHECK(errno == EINTR) << "poll";
       continue;
     }
@@ -514,24 +675,26 @@ void ProcessExecutor::Supervise() {
   }
   const std::lock_guard lock(delivery_mutex_);
   DeliverResults();
-  FailAll(absl::CancelledError("the pool was terminated"));
+  FailAll(PoolTerminatedError());
   results_.Close();
 }
 
-// False if a worker could not be started.
-bool ProcessExecutor::StartMissingWorkers() {
+// The time until it is to be called again; -1 if no worker is missing.
+int ProcessExecutor::StartMissingWorkers() {
   for (size_t i = 0; i < workers_.size(); ++i) {
     {
       const std::lock_guard lock(mutex_);
       if (workers_[i].running || !NeedsWorkers()) continue;
     }
+    const Deadline next_start = Deadline::AtNanos(next_start_nanos_);
+    if (!next_start.Expired()) return next_start.ToPollMillis();
     if (absl::Status status = StartWorker(i); !status.ok()) {
       std::cerr << "mp::Pool: cannot replace a worker, will try again: "
                 << status.ToString() << "\n";
-      return false;
+      return kRetryMillis;
     }
   }
-  return true;
+  return -1;
 }
 
 // Whether workers that have died are to be replaced. REQUIRES: mutex_ held.
@@ -563,6 +726,8 @@ void ProcessExecutor::SettleDeath(size_t index) {
   }
   DeliverResults();
 
+  if (claims[index] == 0) CountIdleDeath(worker, name, pid, exitcode);
+
   std::shared_ptr<TaskSink> sink;
   const uint64_t claim = claims[index];
   const auto number = static_cast<uint32_t>(claim);
@@ -587,6 +752,48 @@ void ProcessExecutor::SettleDeath(size_t index) {
   }
 }
 
+// A worker has died, or left, that had no task. REQUIRES: delivery_mutex_ held.
+void ProcessExecutor::CountIdleDeath(const Worker& worker,
+                                     std::string_view name, pid_t pid,
+                                     int exitcode) {
+  uint64_t starts = 0;
+  uint64_t done = 0;
+  for (const Worker& each : workers_) {
+    starts += each.claim->starts.load(std::memory_order_relaxed);
+    done += each.claim->done.load(std::memory_order_relaxed);
+  }
+  if (worker.claim->done.load(std::memory_order_relaxed) != worker.done) return;
+  idle_deaths_.Count(done);
+  if (const int late = idle_deaths_.length - kQuickRestarts; late > 0) {
+    const int64_t delay =
+        std::min(kMaxDelayNanos, kFirstDelayNanos << std::min(late, 10));
+    next_start_nanos_ = MonotonicNanos() + delay;
+  }
+  if (worker.claim->starts.load(std::memory_order_relaxed) != worker.starts) {
+    return;
+  }
+  start_deaths_.Count(starts);
+  if (!initializer_) return;
+  const bool from_outside = IsSignalFromOutside(exitcode);
+  if (from_outside && start_deaths_.length < kMaxStartDeaths) return;
+  FailPool(InitializerError(
+      absl::StatusCode::kAborted,
+      absl::StrCat(ToAbsl(name), " (pid ", pid, ") ", DescribeEnd(exitcode),
+                   from_outside ? ", as others before" : "")));
+}
+
+// For good: whatever is submitted later fails, too. REQUIRES: delivery_mutex_
+// held.
+void ProcessExecutor::FailPool(absl::Status error) {
+  {
+    const std::lock_guard lock(mutex_);
+    if (state_ == State::kTerminated) return;
+    failure_ = DeepCopy(error);
+  }
+  Terminate();
+  FailAll(error);
+}
+
 // REQUIRES: delivery_mutex_ held.
 void ProcessExecutor::FailAll(const absl::Status& error) {
   std::vector<std::shared_ptr<TaskSink>> sinks;
@@ -597,7 +804,8 @@ void ProcessExecutor::FailAll(const absl::Status& error) {
       if (pending.sink != nullptr) sinks.push_back(std::move(pending.sink));
     }
   }
-  for (const std::shared_ptr<TaskSink>& sink : sinks) sink->Fail(error);
+  for (const std::shared_ptr<TaskSink>& sink : sinks)
+    sink->Fail(DeepCopy(error));
 }
 
 void ProcessExecutor::Close() {

@@ -16,10 +16,22 @@
 // and its result is not among those. (If the worker died before removing it,
 // another one has taken it since: then that one's claim, written before the
 // removal, or its result, written before the next claim, is seen.)
+//
+// Cancelling. The canceller marks the task in shared memory and then looks at
+// the claims, and at how many tasks have been removed; a worker claims and
+// removes a task and then looks at the marks. So if the canceller sees neither
+// claim nor removal, the worker will see the mark, and skip the task. Otherwise
+// the canceller takes the mark back, and it is the task's outcome that tells.
+//
+// Workers come and go. One that leaves after its number of tasks does so
+// without a claim, and so takes nothing with it. Workers that die again and
+// again without having done anything are replaced ever more slowly; if it is
+// the initializer that they die of, the pool fails.
 
 #ifndef MP_POOL_PROCESS_EXECUTOR_H_
 #define MP_POOL_PROCESS_EXECUTOR_H_
 
+#include <array>
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
@@ -29,6 +41,7 @@
 #include <mutex>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <thread>
 #include <vector>
 
@@ -39,6 +52,8 @@
 #include "mp/base/unique_fd.h"
 #include "mp/ipc/ring.h"
 #include "mp/pool/executor.h"
+#include "mp/pool/executor_options.h"
+#include "mp/pool/initializer.h"
 #include "mp/process/process.h"
 #include "mp/shm/adaptive_spin.h"
 #include "mp/shm/gate.h"
@@ -48,25 +63,21 @@
 
 namespace mp::pool_internal {
 
-struct ProcessExecutorOptions {
-  int processes = 1;
-  size_t task_capacity_bytes = 0;
-  size_t result_capacity_bytes = 0;
-};
-
 class ProcessExecutor final : public Executor {
  public:
   static absl::StatusOr<std::unique_ptr<ProcessExecutor>> Create(
-      const ProcessExecutorOptions& options);
+      const ExecutorOptions& options);
 
   // Terminates and joins. In a forked copy it does nothing: the workers are not
   // that process's.
   ~ProcessExecutor() override;
 
-  absl::Status Submit(TaskFunction function, size_t size,
-                      TaskOutput::Encoder encode,
-                      std::shared_ptr<TaskSink> sink) override;
+  absl::StatusOr<TaskId> Submit(TaskFunction function, size_t size,
+                                TaskOutput::Encoder encode,
+                                std::shared_ptr<TaskSink> sink) override;
+  bool Cancel(TaskId id) override;
   size_t max_input_size() const override;
+  bool IsOpen() const override;
   int workers() const override { return static_cast<int>(workers_.size()); }
   std::vector<pid_t> pids() const override;
   bool Wait(absl::FunctionRef<bool()> ready,
@@ -85,32 +96,60 @@ class ProcessExecutor final : public Executor {
   struct Pending {
     std::shared_ptr<TaskSink> sink;  // null: the entry is free
     std::optional<uint32_t> number;  // empty: not in the ring yet
+    uint32_t generation = 0;         // of the entry
+    bool cancelled = false;          // the sink has been called
+  };
+
+  // In shared memory: the tasks in the ring that are cancelled.
+  struct Cancels {
+    static constexpr size_t kMarks = 4096;
+    std::atomic<uint64_t> count{0};
+    // As in the claims; each in the place that its number gives it.
+    std::array<std::atomic<uint64_t>, kMarks> marks;
   };
 
   // In shared memory, one for each worker.
   struct alignas(64) Claim {
     // 0, or index + 1 in the upper and number in the lower half.
     std::atomic<uint64_t> task{0};
+    // How many workers with this claim were ready for tasks, and how many tasks
+    // they have done.
+    std::atomic<uint64_t> starts{0};
+    std::atomic<uint64_t> done{0};
   };
 
   struct Worker {
     std::shared_ptr<Claim> claim;
     Process process;
     bool running = false;
+    // Those of the claim when it was started.
+    uint64_t starts = 0;
+    uint64_t done = 0;
+  };
+
+  // Deaths in a row in which something that grows has not grown.
+  struct Row {
+    void Count(uint64_t total_now) {
+      length = total_now == total ? length + 1 : 1;
+      total = total_now;
+    }
+    int length = 0;
+    uint64_t total = 0;
   };
 
   struct TaskHeader;
   struct ResultHeader;
   class WorkerOutput;
 
-  ProcessExecutor(const ProcessExecutorOptions& options,
-                  ipc_internal::Ring tasks, ipc_internal::Ring results);
+  ProcessExecutor(const ExecutorOptions& options, ipc_internal::Ring tasks,
+                  ipc_internal::Ring results);
 
   absl::Status Start();
   absl::Status StartWorker(size_t index);
 
   // In a worker.
   int Serve(size_t index);
+  void ReportFailedInitializer(const absl::Status& error);
 
   // In the pool's process.
   bool IsForkedCopy() const { return Liveness::Self() != owner_; }
@@ -123,19 +162,30 @@ class ProcessExecutor final : public Executor {
   void RunCallbacks();
   void Supervise();
   void SettleDeath(size_t index);
+  bool MarkCancelled(uint64_t task);
+  bool IsMarked(uint64_t task) const;
+  void Unmark(uint64_t task);
+  void FreeEntry(uint32_t index);
+  void CountIdleDeath(const Worker& worker, std::string_view name, pid_t pid,
+                      int exitcode);
   bool NeedsWorkers() const;
-  bool StartMissingWorkers();
+  int StartMissingWorkers();
+  void FailPool(absl::Status error);
   void FailAll(const absl::Status& error);
   std::shared_ptr<TaskSink> TakeSink(uint32_t index);
   void Interrupt();
 
   const Token owner_;
+  const Initializer initializer_;
+  const int maxtasksperchild_;
   ipc_internal::Ring tasks_;
   ipc_internal::Ring results_;
+  std::shared_ptr<Cancels> cancels_;
 
   // Guards what submitters touch. Taken after delivery_mutex_.
   mutable InPlaceLock mutex_;
   State state_ = State::kRunning;
+  absl::Status failure_;  // why there are no more tasks, if not OK
   std::vector<Pending> pending_;
   std::vector<uint32_t> free_;
   // Tasks that found the ring full, oldest first; later ones queue behind them.
@@ -154,6 +204,11 @@ class ProcessExecutor final : public Executor {
   AdaptiveSpin<KernelPlatform, kSpinForPartner> delivery_spin_;
   std::atomic<int> waiting_{0};  // threads in Wait
   BasicGate<KernelPlatform> waiting_gate_;
+
+  // The supervisor's.
+  Row idle_deaths_;   // without a task done
+  Row start_deaths_;  // without a worker started
+  int64_t next_start_nanos_ = 0;
 
   UniqueFd wake_supervisor_;  // an eventfd
   std::mutex join_mutex_;

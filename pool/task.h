@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <cstring>
 #include <functional>
+#include <optional>
 #include <span>
 #include <string>
 #include <tuple>
@@ -21,6 +22,7 @@
 #include "absl/status/statusor.h"
 #include "mp/ipc/codec.h"
 #include "mp/pool/executor.h"
+#include "mp/pool/worker.h"
 
 namespace mp::pool_internal {
 
@@ -151,21 +153,24 @@ struct ApplyTask {
 
 // ---- many calls ----
 
-// Appends an item to `out`.
+// Appends an item to `out`. After an error `out` is as before.
 template <class T>
-void AppendItem(const T& item, std::vector<std::byte>& out,
-                absl::Status& error) {
+absl::Status AppendItem(const T& item, std::vector<std::byte>& out) {
+  const size_t old_size = out.size();
   if constexpr (PlainBytes<T>) {
-    const auto* const bytes = reinterpret_cast<const std::byte*>(&item);
-    out.insert(out.end(), bytes, bytes + sizeof(T));
+    out.resize(old_size + sizeof(T));
+    memcpy(out.data() + old_size, &item, sizeof(T));
+    return absl::OkStatus();
   } else {
-    const size_t old_size = out.size();
     out.resize(old_size + EncodedSize(item));
-    error.Update(Encode(item, std::span(out).subspan(old_size)));
+    absl::Status encoded = Encode(item, std::span(out).subspan(old_size));
+    if (!encoded.ok()) out.resize(old_size);
+    return encoded;
   }
 }
 
-// Appends the items of a message to `items`.
+// Appends the items of a message to `items`; those before one that cannot be
+// read, if there is one.
 template <class T>
 absl::Status ReadItems(std::span<const std::byte> bytes,
                        std::vector<T>& items) {
@@ -179,49 +184,224 @@ absl::Status ReadItems(std::span<const std::byte> bytes,
     return absl::OkStatus();
   } else {
     Reader reader(bytes);
-    while (reader.remaining() > 0 && reader.ok()) {
-      items.push_back(reader.Read<T>());
+    while (reader.remaining() > 0) {
+      T item = reader.Read<T>();
+      if (!reader.ok()) break;
+      items.push_back(std::move(item));
     }
     return reader.Finish();
   }
 }
 
-// Task input: the function's address, then the items. The results come back in
-// parts of at most kPartSize bytes or one result, in order.
-template <class F, class T>
-struct MapTask {
-  using Returned = std::remove_cvref_t<std::invoke_result_t<F&, T>>;
-  using Value = typename ResultTraits<Returned>::Value;
+// The same for a sink, which must not throw.
+template <class T>
+absl::Status ReadResults(std::span<const std::byte> bytes,
+                         std::vector<T>& results) {
+  try {
+    return ReadItems(bytes, results);
+  } catch (...) {
+    return ExceptionError();
+  }
+}
 
+// How a function is called with an item.
+struct PassItem {
+  template <class T>
+  using Item = TaskArgument<T>;
+
+  template <class F, class T>
+  static constexpr bool kInvocable = std::is_invocable_v<F&, T>;
+
+  template <class F, class T>
+  static decltype(auto) Call(F& function, T&& item) {
+    return std::invoke(function, std::forward<T>(item));
+  }
+};
+
+template <class T>
+concept TupleLike = requires {
+  std::tuple_size<std::remove_cvref_t<T>>::value;
+};
+
+template <class T>
+struct SpreadItemOf;
+template <TupleLike T>
+struct SpreadItemOf<T> {
+  template <size_t... i>
+  static std::tuple<TaskArgument<std::tuple_element_t<i, T>>...> ItemOf(
+      std::index_sequence<i...>);
+  using Item =
+      decltype(ItemOf(std::make_index_sequence<std::tuple_size_v<T>>()));
+};
+
+template <class F, class T>
+inline constexpr bool kInvocableWithElements = false;
+template <class F, class... T>
+inline constexpr bool kInvocableWithElements<F, std::tuple<T...>> =
+    std::is_invocable_v<F&, T...>;
+
+// With its elements: it is a tuple, pair or array, or something like it, and
+// travels as a tuple.
+struct SpreadItem {
+  template <class T>
+  using Item = typename SpreadItemOf<std::remove_cvref_t<T>>::Item;
+
+  template <class F, class T>
+  static constexpr bool kInvocable = kInvocableWithElements<F, T>;
+
+  template <class F, class T>
+  static decltype(auto) Call(F& function, T&& item) {
+    return std::apply(function, std::forward<T>(item));
+  }
+};
+
+// Calls a function with an item in a worker. What it throws is its outcome.
+template <class How, class F, class T>
+struct ItemCall {
+  using Returned = std::remove_cvref_t<decltype(How::Call(std::declval<F&>(),
+                                                          std::declval<T>()))>;
+  using Value = typename ResultTraits<Returned>::Value;
+  using Outcome = typename ResultTraits<Returned>::Outcome;
+
+  static Outcome Call(F& function, T item) {
+    try {
+      return CallForOutcome([&]() -> decltype(auto) {
+        return How::Call(function, std::move(item));
+      });
+    } catch (...) {
+      return ExceptionError();
+    }
+  }
+};
+
+// Calls `use(item)` for each item. The error, if one cannot be read: nothing is
+// known then of those behind it.
+template <class T, class Use>
+absl::Status ForEachItem(Reader& reader, Use use) {
+  while (reader.remaining() > 0) {
+    std::optional<T> item;
+    try {
+      item.emplace(reader.Read<T>());
+    } catch (...) {
+      return ExceptionError();
+    }
+    if (!reader.ok()) break;
+    use(*std::move(item));
+  }
+  return reader.Finish();
+}
+
+// Gathers results in parts of at most kPartSize bytes, or one result.
+class PartWriter {
+ public:
   static constexpr size_t kPartSize = size_t{64} << 10;
+
+  explicit PartWriter(TaskOutput& output) : output_(output) {}
+
+  // Errors: what the encoder says or throws; ResourceExhausted if the result is
+  // larger than the output can take. Nothing has been put out then.
+  template <class T>
+  absl::Status Append(const T& result) {
+    const size_t old_size = bytes_.size();
+    try {
+      if (absl::Status status = AppendItem(result, bytes_); !status.ok()) {
+        return status;
+      }
+    } catch (...) {
+      bytes_.resize(old_size);
+      return ExceptionError();
+    }
+    const size_t size = bytes_.size() - old_size;
+    if (size > output_.max_size()) {
+      bytes_.resize(old_size);
+      return output_.TooLarge(size);
+    }
+    if (bytes_.size() > output_.max_size()) {
+      const std::vector<std::byte> last(
+          bytes_.begin() + static_cast<std::ptrdiff_t>(old_size), bytes_.end());
+      bytes_.resize(old_size);
+      Put();
+      bytes_ = last;
+    }
+    if (bytes_.size() >= kPartSize) Put();
+    return absl::OkStatus();
+  }
+
+  void Flush() {
+    if (!bytes_.empty()) Put();
+  }
+  void Finish() { output_.Finish(bytes_.size(), Copy{bytes_}); }
+
+ private:
+  struct Copy {
+    absl::Status operator()(std::span<std::byte> out) const {
+      std::copy(bytes.begin(), bytes.end(), out.begin());
+      return absl::OkStatus();
+    }
+    const std::vector<std::byte>& bytes;
+  };
+
+  void Put() {
+    output_.Part(bytes_.size(), Copy{bytes_});
+    bytes_.clear();
+  }
+
+  TaskOutput& output_;
+  std::vector<std::byte> bytes_;
+};
+
+// Both: task input is the function's address, then the items, which are all
+// done whatever becomes of one. (In Python an error ends its chunk.)
+
+// The result is that of each item, in order, or the first error.
+template <class How, class F, class T>
+struct MapTask {
+  using Call = ItemCall<How, F, T>;
+  using Value = typename Call::Value;
 
   static void Run(std::span<const std::byte> input, TaskOutput& output) {
     Reader reader(input);
     F function = FunctionAt<F>(reader.Read<uint64_t>());
-    std::vector<std::byte> results;
-    const auto copy_out = [&results](std::span<std::byte> out) {
-      std::copy(results.begin(), results.end(), out.begin());
-      return absl::OkStatus();
-    };
+    PartWriter results(output);
     absl::Status first_error;
-    while (reader.remaining() > 0 && reader.ok()) {
-      T item = reader.Read<T>();
-      const auto outcome = CallForOutcome(
-          [&] { return std::invoke(function, std::move(item)); });
-      // All items are done even if one fails, as in Python.
+    absl::Status read = ForEachItem<T>(reader, [&](T item) {
+      const auto outcome = Call::Call(function, std::move(item));
       if (!outcome.ok()) first_error.Update(StatusOf(outcome));
       if constexpr (!std::is_void_v<Value>) {
-        if (!first_error.ok()) continue;
-        AppendItem(*outcome, results, first_error);
-        if (results.size() >= kPartSize) {
-          output.Part(results.size(), copy_out);
-          results.clear();
-        }
+        if (first_error.ok()) first_error.Update(results.Append(*outcome));
       }
-    }
-    first_error.Update(reader.Finish());
+    });
+    first_error.Update(std::move(read));
     if (!first_error.ok()) return output.Fail(first_error);
-    output.Finish(results.size(), copy_out);
+    results.Finish();
+  }
+};
+
+// The result is the outcome of each item, in order.
+template <class How, class F, class T>
+struct StreamTask {
+  using Call = ItemCall<How, F, T>;
+  using Value = typename Call::Value;
+  using Outcome = typename Call::Outcome;
+
+  static void Run(std::span<const std::byte> input, TaskOutput& output) {
+    Reader reader(input);
+    F function = FunctionAt<F>(reader.Read<uint64_t>());
+    PartWriter results(output);
+    absl::Status lost;
+    const absl::Status read = ForEachItem<T>(reader, [&](T item) {
+      if (!lost.ok()) return;
+      absl::Status appended =
+          results.Append(Call::Call(function, std::move(item)));
+      if (!appended.ok()) lost = results.Append(Outcome(std::move(appended)));
+    });
+    lost.Update(read);
+    if (!lost.ok()) {
+      // Of the items whose outcomes have not been put out.
+      results.Flush();
+      return output.Fail(lost);
+    }
+    results.Finish();
   }
 };
 

@@ -5,6 +5,7 @@
 #include <span>
 #include <stdexcept>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -34,6 +35,9 @@ class RecordingOutput final : public TaskOutput {
   }
   void Fail(const absl::Status& error) override { ends.push_back(error); }
   size_t max_size() const override { return size_t{1} << 20; }
+  absl::Status TooLarge(size_t) const override {
+    return absl::ResourceExhaustedError("too large");
+  }
 
   std::vector<std::vector<std::byte>> parts;
   std::vector<absl::Status> ends;
@@ -90,18 +94,16 @@ std::vector<std::byte> MapInput(F function, const std::vector<T>& items) {
   std::vector<std::byte> input(sizeof(uint64_t));
   const uint64_t address = FunctionAddress(function);
   memcpy(input.data(), &address, sizeof(address));
-  absl::Status error;
-  for (const T& item : items) AppendItem(item, input, error);
-  EXPECT_THAT(error, IsOk());
+  for (const T& item : items) EXPECT_THAT(AppendItem(item, input), IsOk());
   return input;
 }
 
 TEST(MapTaskTest, ResultsComeInOrderAndInParts) {
   const auto longer = [](const std::string& s) { return s + s; };
-  using Task = MapTask<decltype(longer), std::string>;
+  using Task = MapTask<PassItem, decltype(longer), std::string>;
   // Three results of which two fill a part.
   const std::vector<std::string> items = {
-      "a", std::string(Task::kPartSize / 2, 'b'), "c"};
+      "a", std::string(PartWriter::kPartSize / 2, 'b'), "c"};
   RecordingOutput output;
   Task::Run(MapInput(longer, items), output);
   ASSERT_THAT(output.ends, ElementsAre(IsOk()));
@@ -123,11 +125,89 @@ TEST(MapTaskTest, FirstErrorOfAnItemFailsTheTaskAfterAllItems) {
     return absl::OkStatus();
   };
   RecordingOutput output;
-  MapTask<decltype(fail), int>::Run(MapInput(fail, std::vector{0, 1, 2, 3}),
-                                    output);
+  MapTask<PassItem, decltype(fail), int>::Run(
+      MapInput(fail, std::vector{0, 1, 2, 3}), output);
   EXPECT_THAT(output.ends,
               ElementsAre(StatusIs(absl::StatusCode::kNotFound, "first")));
   EXPECT_EQ(calls, 4);
+}
+
+TEST(MapTaskTest, ItemsBehindAnExceptionAreDoneToo) {
+  static int calls;
+  calls = 0;
+  const auto fail = [](int n) {
+    ++calls;
+    if (n == 1) throw std::out_of_range("one");
+    return n;
+  };
+  RecordingOutput output;
+  MapTask<PassItem, decltype(fail), int>::Run(
+      MapInput(fail, std::vector{0, 1, 2, 3}), output);
+  EXPECT_THAT(output.ends,
+              ElementsAre(StatusIs(absl::StatusCode::kUnknown,
+                                   ::testing::HasSubstr("out_of_range: one"))));
+  EXPECT_EQ(calls, 4);
+}
+
+TEST(MapTaskTest, ResultThatIsTooLargeIsTheError) {
+  const auto text = [](size_t size) { return std::string(size, 'x'); };
+  RecordingOutput output;
+  MapTask<PassItem, decltype(text), size_t>::Run(
+      MapInput(text, std::vector<size_t>{1, size_t{2} << 20, 3}), output);
+  EXPECT_THAT(
+      output.ends,
+      ElementsAre(StatusIs(absl::StatusCode::kResourceExhausted, "too large")));
+}
+
+TEST(MapTaskTest, TupleIsSpreadOverTheParameters) {
+  using Item = std::tuple<int, int>;
+  RecordingOutput output;
+  MapTask<SpreadItem, int (*)(int, int), Item>::Run(
+      MapInput(&Difference, std::vector<Item>{{5, 3}, {1, 4}}), output);
+  ASSERT_THAT(output.ends, ElementsAre(IsOk()));
+  std::vector<int> results;
+  ASSERT_THAT(ReadItems(output.parts[0], results), IsOk());
+  EXPECT_THAT(results, ElementsAre(2, -3));
+}
+
+TEST(StreamTaskTest, EachItemHasItsOwnOutcome) {
+  const auto work = [](int n) -> absl::StatusOr<std::string> {
+    if (n == 1) return absl::NotFoundError("gone");
+    if (n == 2) throw std::out_of_range("two");
+    if (n == 3) return std::string(size_t{2} << 20, 'x');
+    return std::to_string(n);
+  };
+  using Task = StreamTask<PassItem, decltype(work), int>;
+  RecordingOutput output;
+  Task::Run(MapInput(work, std::vector{0, 1, 2, 3, 4}), output);
+  ASSERT_THAT(output.ends, ElementsAre(IsOk()));
+  std::vector<absl::StatusOr<std::string>> outcomes;
+  for (const auto& part : output.parts) {
+    ASSERT_THAT(ReadItems(part, outcomes), IsOk());
+  }
+  using ::mp::testing::IsOkAndHolds;
+  EXPECT_THAT(
+      outcomes,
+      ElementsAre(IsOkAndHolds("0"),
+                  StatusIs(absl::StatusCode::kNotFound, "gone"),
+                  StatusIs(absl::StatusCode::kUnknown,
+                           ::testing::HasSubstr("out_of_range: two")),
+                  StatusIs(absl::StatusCode::kResourceExhausted, "too large"),
+                  IsOkAndHolds("4")));
+}
+
+TEST(StreamTaskTest, FunctionsWithoutResultsHaveStatuses) {
+  const auto work = [](int n) {
+    if (n == 1) throw 1;
+  };
+  using Task = StreamTask<PassItem, decltype(work), int>;
+  RecordingOutput output;
+  Task::Run(MapInput(work, std::vector{0, 1}), output);
+  ASSERT_THAT(output.ends, ElementsAre(IsOk()));
+  std::vector<absl::Status> outcomes;
+  ASSERT_THAT(ReadItems(output.parts[0], outcomes), IsOk());
+  EXPECT_THAT(outcomes, ElementsAre(IsOk(), StatusIs(absl::StatusCode::kUnknown,
+                                                     ::testing::_)));
 }
 
 TEST(TaskCallableTest, RefusesWhatCannotTravel) {

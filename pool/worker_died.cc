@@ -22,15 +22,17 @@ bool IsWorkerDied(const absl::Status& status) {
 
 namespace pool_internal {
 
-absl::Status WorkerDiedError(std::string_view name, pid_t pid, int exitcode) {
+std::string DescribeEnd(int exitcode) {
   const char* const signal = exitcode < 0 ? sigabbrev_np(-exitcode) : nullptr;
-  const std::string how =
-      signal != nullptr ? absl::StrFormat("was killed by SIG%s", signal)
-      : exitcode < 0    ? absl::StrFormat("was killed by signal %d", -exitcode)
+  return signal != nullptr ? absl::StrFormat("was killed by SIG%s", signal)
+         : exitcode < 0 ? absl::StrFormat("was killed by signal %d", -exitcode)
                         : absl::StrFormat("exited with code %d", exitcode);
+}
+
+absl::Status WorkerDiedError(std::string_view name, pid_t pid, int exitcode) {
   absl::Status status = absl::AbortedError(
       absl::StrFormat("worker died: %s (pid %d) %s while it ran this task",
-                      ToAbsl(name), pid, how));
+                      ToAbsl(name), pid, DescribeEnd(exitcode)));
   status.SetPayload(kPayload, absl::Cord("1"));
   return status;
 }

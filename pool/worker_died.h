@@ -5,6 +5,7 @@
 
 #include <sys/types.h>
 
+#include <string>
 #include <string_view>
 
 #include "absl/status/status.h"
@@ -18,7 +19,8 @@ bool IsWorkerDied(const absl::Status& status);
 
 namespace pool_internal {
 
-// `exitcode` as Process::exitcode().
+// `exitcode` as Process::exitcode(): "was killed by SIGSEGV".
+std::string DescribeEnd(int exitcode);
 absl::Status WorkerDiedError(std::string_view name, pid_t pid, int exitcode);
 
 }  // namespace pool_internal

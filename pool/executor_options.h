@@ -1,0 +1,42 @@
+// What all executors are made with, and errors that all of them have. Internal
+// to the pool.
+
+#ifndef MP_POOL_EXECUTOR_OPTIONS_H_
+#define MP_POOL_EXECUTOR_OPTIONS_H_
+
+#include <cstddef>
+#include <string_view>
+
+#include "absl/status/status.h"
+#include "mp/pool/initializer.h"
+
+namespace mp::pool_internal {
+
+// As PoolOptions, but that `processes` is what it says.
+struct ExecutorOptions {
+  int processes = 1;
+  size_t task_capacity_bytes = 0;
+  size_t result_capacity_bytes = 0;
+  Initializer initializer = {};
+  int maxtasksperchild = 0;
+};
+
+absl::Status InputTooLargeError(size_t size, size_t max_size);
+absl::Status ResultTooLargeError(size_t size, size_t max_size);
+absl::Status PoolClosedError();
+absl::Status PoolTerminatedError();
+absl::Status TaskCancelledError();
+absl::Status ForkedPoolError();
+absl::Status InitializerError(absl::StatusCode code, std::string_view what);
+
+// One that shares nothing. Copies of a Status count themselves, so that those
+// in several threads contend; and ThreadSanitizer sees races where it does not
+// see the counting, in an Abseil that was built without it.
+absl::Status DeepCopy(const absl::Status& status);
+
+// Says on stderr that the exception that is being handled came from a callback.
+void ReportCallbackException();
+
+}  // namespace mp::pool_internal
+
+#endif  // MP_POOL_EXECUTOR_OPTIONS_H_

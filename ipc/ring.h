@@ -454,12 +454,13 @@ class Ring {
 
   // Holds a lock that has been acquired already, as std::lock_guard, which the
   // compiler puts in line when it likes to.
-  class Hold {
+  class ABSL_SCOPED_LOCKABLE Hold {
    public:
-    explicit Hold(InPlaceLock& lock) : lock_(lock) {}
+    explicit Hold(InPlaceLock& lock) ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock)
+        : lock_(lock) {}
     Hold(const Hold&) = delete;
     Hold& operator=(const Hold&) = delete;
-    ABSL_ATTRIBUTE_ALWAYS_INLINE ~Hold() ABSL_NO_THREAD_SAFETY_ANALYSIS {
+    ABSL_ATTRIBUTE_ALWAYS_INLINE ~Hold() ABSL_UNLOCK_FUNCTION() {
       lock_.unlock();
     }
 

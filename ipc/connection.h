@@ -38,8 +38,8 @@
 //
 // Blocking: Recv waits for a message. Send waits while some 80 KiB are on the
 // way; a message of more than 64 KiB waits for a moment at which none is, then
-// has memory of its own, up to 4 GiB: other senders that leave no such moment
-// hold it up. All take a timeout.
+// has memory of its own, up to 4 GiB. Who has waited for 10 ms is next, as in
+// mp/ipc/queue.h. All take a timeout.
 // Waiters spin for a few microseconds while that helps
 // (mp/shm/adaptive_spin.h), then sleep.
 //

@@ -25,10 +25,14 @@
 // Blocking: Put waits while a queue with a limit is full, Get while it is
 // empty; each takes a timeout. Waiters spin for a few microseconds while that
 // helps, now and then for some tens of them (mp/shm/adaptive_spin.h), then
-// sleep. Who has waited for room for 10 ms is next: other waiting producers stand
-// back until it has put its item, so nobody starves, nor does a large item
-// among small ones. Before that, who runs comes first, which is quicker. A put
-// that does not wait takes whatever room there is.
+// sleep.
+//
+// Fairness: who has waited for room for 10 ms is next. Until it has put its
+// item, Put of others waits even if there is room for theirs, so nobody
+// starves, nor does a large item among small ones. Not so PutNowait, nor in
+// processes that also Get from this queue; and if nobody gets anything for a
+// second, others go on. Before those 10 ms, who runs comes first, which is
+// quicker.
 //
 // If a process dies, at whatever instruction: a Put or Get it was in has
 // happened as a whole or not at all, all other items are intact, and nobody

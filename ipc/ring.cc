@@ -443,8 +443,6 @@ size_t Ring::ReservedBytes(uint32_t region) const {
                                    Capacity(region));
 }
 
-// ---- The rest
-
 // ---- Waiting for room
 
 class Ring::RoomWaiter {
@@ -459,16 +457,20 @@ class Ring::RoomWaiter {
     if (waited_ && ring_.HasRoom(1)) ring_.TellOfRoom(1);
   }
 
-  // Not while another producer has a claim.
+  // Unless it stands back.
   bool MayPutNow(Deadline deadline) const {
-    return claims_ || ring_.MayPutNow(deadline);
+    return claims_ || ring_.MayPutNow(deadline) || !StandsBack();
   }
   bool has_waited() const { return waited_; }
   // Or otherwise.
   void SetWaited() { waited_ = true; }
-  // It has put something: the others' turn.
+  // It has put something, or cannot use room now: the others' turn.
   void SetServed() {
-    if (claims_) Drop(Liveness::SelfThread());
+    if (claims_) {
+      Drop(Liveness::SelfThread());
+      // Gets have told nobody but this one.
+      if (ring_.HasRoom(1)) ring_.TellOfRoom(kAll);
+    }
     claims_ = false;
     since_ = 0;
   }
@@ -481,6 +483,11 @@ class Ring::RoomWaiter {
   bool WaitInTheCrowd(uint32_t blocks, Deadline deadline, WatchRef watch);
   // Before each sleep in the crowd.
   void Claim(uint32_t blocks);
+  // While another one has a claim.
+  bool StandsBack() const {
+    return !ring_.mapping_->has_gotten.load(std::memory_order_relaxed) &&
+           !ring_.closed();
+  }
   // Takes away whoever has `claim`, if that is so still.
   void Drop(uint64_t claim) {
     if (control_.claim.compare_exchange_strong(claim, 0,
@@ -496,11 +503,14 @@ class Ring::RoomWaiter {
   Ring& ring_;
   Control& control_;
   bool waited_ = false;
-  bool claims_ = false;
-  int64_t since_ = 0;  // when it began to wait, in nanoseconds
-  // The claim that was there, and since when there has been room for it.
+  bool claims_ = false;   // or did, and another one has found that too slow
+  int64_t since_ = 0;     // when it began to wait, in nanoseconds
+  int64_t patience_ = 1;  // in times of what it takes to claim
+  static constexpr int64_t kMostPatience = 1000;
+  // The claim that was there, how much had been gotten, and since when.
   uint64_t seen_claim_ = 0;
-  int64_t room_since_ = 0;
+  uint32_t seen_gotten_ = 0;
+  int64_t same_since_ = 0;
 };
 
 bool Ring::RoomWaiter::Wait(uint32_t blocks, Deadline deadline,
@@ -516,25 +526,36 @@ bool Ring::RoomWaiter::Wait(uint32_t blocks, Deadline deadline,
     return ring_.HasRoom(blocks) || ring_.closed() || !is_mine();
   };
   const bool done = control_.not_full_for_claim.Sleep(ready, deadline, watch);
-  if (!is_mine()) claims_ = false;  // it was too slow
+  if (!is_mine()) {
+    // Others could not wait for it; the next time they need not so soon.
+    claims_ = false;
+    since_ = 0;
+    patience_ = std::min(8 * patience_, kMostPatience);
+  }
   return done;
 }
 
 bool Ring::RoomWaiter::WaitInTheCrowd(uint32_t blocks, Deadline deadline,
                                       WatchRef watch) {
   if (since_ == 0) since_ = MonotonicNanos();
+  const auto claim = [this] {
+    return control_.claim.load(std::memory_order_relaxed);
+  };
   const auto ready = [&] {
-    return (ring_.HasRoom(blocks) &&
-            control_.claim.load(std::memory_order_relaxed) == 0) ||
+    return (ring_.HasRoom(blocks) && (claim() == 0 || !StandsBack())) ||
            ring_.closed();
   };
-  return control_.not_full.Wait(
-      control_.producers.spin, ready, deadline, [&](WatchList& list) {
-        Claim(blocks);
-        if (claims_) return false;  // goes on elsewhere
-        list.Add(Process(control_.claim.load(std::memory_order_relaxed)));
-        return watch(list);
-      });
+  const auto claim_or_watch = [&](WatchList& list) {
+    Claim(blocks);
+    if (claims_) return false;  // goes on elsewhere
+    list.Add(Process(claim()));
+    return watch(list);
+  };
+  // Nothing is worth a spin before another one is served.
+  return claim() != 0 && deadline != Deadline::Now()
+             ? control_.not_full.Sleep(ready, deadline, claim_or_watch)
+             : control_.not_full.Wait(control_.producers.spin, ready, deadline,
+                                      claim_or_watch);
 }
 
 void Ring::RoomWaiter::Claim(uint32_t blocks) {
@@ -542,19 +563,22 @@ void Ring::RoomWaiter::Claim(uint32_t blocks) {
   const int64_t after = claim_after_nanos_.load(std::memory_order_relaxed);
   uint64_t claim = control_.claim.load(std::memory_order_relaxed);
   if (claim != 0) {
-    if (claim != seen_claim_ || !ring_.HasRoom(control_.claimed_blocks.load(
-                                    std::memory_order_relaxed))) {
+    if (const uint32_t gotten = ring_.gotten();
+        claim != seen_claim_ || gotten != seen_gotten_) {
       seen_claim_ = claim;
-      room_since_ = now;
+      seen_gotten_ = gotten;
+      same_since_ = now;
     }
-    if (now - room_since_ < after && !Liveness::IsDead(Process(claim))) {
-      return;
-    }
+    const bool lapses =
+        now - same_since_ >= (ring_.HasRecord() ? kClaimLapsesNanos : after) &&
+        ring_.HasRoom(blocks);
+    if (!lapses && !Liveness::IsDead(Process(claim))) return;
     Drop(claim);
     claim = 0;
+    // And takes its place, for it has not looked for room since.
+  } else if ((now - since_) / patience_ < after) {
+    return;
   }
-  if (now - since_ < after) return;
-  control_.claimed_blocks.store(blocks, std::memory_order_relaxed);
   // Relaxed: nothing is guarded. The fence in the gate is between this and the
   // next look for room, as another one is between a get and its look here.
   claims_ = control_.claim.compare_exchange_strong(
@@ -606,9 +630,10 @@ RingResult Ring::PutMany(
         bytes += next;
       }
     }
-    if (more) continue;
     if (done > before) waiter.SetServed();
+    if (more) continue;
     if (beside) {
+      waiter.SetServed();
       waiter.SetWaited();
       if (!AwaitRoomBeside(deadline, watch)) return RingResult::kTimedOut;
       continue;
@@ -616,7 +641,9 @@ RingResult Ring::PutMany(
     // HasRoom() is a hint, and may be wrong for as long as a consumer is
     // stopped inside a get.
     if (waiter.has_waited() && deadline.Expired()) return RingResult::kTimedOut;
-    if (!waiter.Wait(BlocksFor(size(done)), deadline, watch)) {
+    const size_t next = size(done);
+    if (next > max_record_size()) return RingResult::kTooLarge;
+    if (!waiter.Wait(BlocksFor(next), deadline, watch)) {
       return RingResult::kTimedOut;
     }
   }
@@ -676,6 +703,8 @@ bool Ring::AwaitRoomBeside(Deadline deadline, WatchRef watch) {
   WatchList watched;
   return !deadline.Expired() && watch(watched);
 }
+
+// ---- The rest
 
 void Ring::Close() ABSL_NO_THREAD_SAFETY_ANALYSIS {
   Control& control = *control_;

@@ -390,10 +390,8 @@ class Ring {
     std::atomic<uint32_t> grown{0};
     // kRaised is changed under the producers' lock.
     std::atomic<uint32_t> signal{0};
-    // For the producer that has waited longest, as far as anybody knows: see
-    // RoomWaiter. What it waits for is a hint.
-    std::atomic<uint64_t> claim{0};  // Liveness::SelfThread(), or 0
-    std::atomic<uint32_t> claimed_blocks{0};
+    // Whose turn it is to put, see RoomWaiter: Liveness::SelfThread(), or 0.
+    std::atomic<uint64_t> claim{0};
     std::atomic<uint64_t> serial{0};  // stored under the producers' lock
     std::atomic<uint64_t> producer{kNoToken};
     std::atomic<uint64_t> consumer{kNoToken};
@@ -508,7 +506,8 @@ class Ring {
   struct Mapping {
     std::shared_ptr<Segment> segment;
     std::atomic<std::byte*> regions[kMaxRegions] = {};
-    size_t sizes[kMaxRegions] = {};  // in bytes
+    std::atomic<bool> has_gotten{false};  // this process, or its parent
+    size_t sizes[kMaxRegions] = {};       // in bytes
     ~Mapping();
   };
 
@@ -554,19 +553,22 @@ class Ring {
   // A producer that waits for room. Others that come when there is room are
   // served before it, so that nobody sleeps while work can be done, and a large
   // record may find that small ones take the room again and again. So after
-  // kClaimAfterNanos a waiter claims the room that comes next: all others wait
-  // until it has put its record or given up. (As sync.Mutex of Go does in its
-  // starvation mode.) Puts that do not wait take no notice.
+  // kClaimAfterNanos a waiter claims the room that comes next: all others stand
+  // back until it has put its record or given up. (As sync.Mutex of Go does in
+  // its starvation mode.) Not so a put with Deadline::Now(), and a process that
+  // also gets from this ring: it may have to put before it gets again.
   //
   // A claim is no lock, and nothing breaks without it. It goes when its process
-  // dies, and from one that is stopped: when there has been room for it for as
-  // long as it took to claim that.
+  // dies. It lapses if the ring has been empty for as long as it took to claim,
+  // so that its process must be stopped; and if nobody has gotten anything for
+  // a second while another one has room: who gets may wait for that one.
   class RoomWaiter;
   bool MayPutNow(Deadline deadline) const {
     return control_->claim.load(std::memory_order_relaxed) == 0 ||
            deadline == Deadline::Now();
   }
   static constexpr int64_t kClaimAfterNanos = 10'000'000;
+  static constexpr int64_t kClaimLapsesNanos = 1'000'000'000;
   static inline std::atomic<int64_t> claim_after_nanos_{kClaimAfterNanos};
   // After so many records have gone, and the lock was released.
   ABSL_ATTRIBUTE_ALWAYS_INLINE void TellOfRoom(size_t records) {
@@ -704,8 +706,9 @@ class Ring {
         Cursor::Unpack(control_->head.load(std::memory_order_relaxed));
     return memory + Offset(region, head) * kBlock;
   }
-  // The beginning of it, which is in another cache. Harmless for any address.
+  // The beginning of it, which is in another cache.
   static void Prefetch(const std::byte* record) {
+    if (record == nullptr) return;
     __builtin_prefetch(record);
     __builtin_prefetch(record + 64);
   }
@@ -854,6 +857,10 @@ inline RingResult Ring::GetLocked(const Use& use, const Removed& removed) {
   if (!Takes(use, bytes, head.records)) return RingResult::kAborted;
   const Cursor next = {.records = head.records + 1,
                        .blocks = head.blocks + BlocksFor(size)};
+  if (ABSL_PREDICT_FALSE(
+          !mapping_->has_gotten.load(std::memory_order_relaxed))) {
+    mapping_->has_gotten.store(true, std::memory_order_relaxed);
+  }
   // Release: the record was read before a producer may write there again.
   control.head.store(next.packed(), std::memory_order_release);
   removed();

@@ -915,14 +915,85 @@ TEST_F(ClaimTest, LapsesIfItIsNotUsed) {
 
 // Of a process that has never been, or that does not wait at all.
 TEST_F(ClaimTest, Nonsense) {
-  Ring ring = MakeRing();
   for (const uint64_t claim :
        {uint64_t{1}, ~uint64_t{0}, uint64_t{Liveness::Self()} << 32 | 12345}) {
+    Ring ring = MakeRing();
     RingTestPeer::SetClaim(ring, claim);
-    EXPECT_EQ(Put(ring, "x", kInfinite), RingResult::kDone);
+    StartPut(ring, "x").ExpectExit();
     EXPECT_EQ(RingTestPeer::Claim(ring), 0u);
     ExpectNext(ring, "x");
   }
+}
+
+// Puts of others still say what is wrong with them.
+TEST_F(ClaimTest, ErrorsOfOthers) {
+  Ring ring = MakeRing();
+  Fill(ring, 1);
+  const std::string large(ring.max_record_size(), 'l');
+  ChildProcess waiter = StartPut(ring, large);
+  AwaitClaim(ring);
+  EXPECT_EQ(Put(ring, large + "x", kInfinite), RingResult::kTooLarge);
+  ExpectNext(ring, "old");
+  ExpectNext(ring, large);
+  waiter.ExpectExit();
+}
+
+TEST_F(ClaimTest, DiesBeforeTheRingIsClosed) {
+  Ring ring = MakeRing(/*max_records=*/1);
+  Fill(ring, 1);
+  ChildProcess victim = StartPut(ring, "victim");
+  AwaitClaim(ring);
+  victim.Kill();
+  victim.ExpectSignal(SIGKILL);
+  ring.Close();
+  EXPECT_EQ(Put(ring, "x", kInfinite), RingResult::kClosed);
+}
+
+TEST_F(ClaimTest, IsStoppedBeforeTheRingIsClosed) {
+  Ring ring = MakeRing(/*max_records=*/1);
+  Fill(ring, 1);
+  auto stopped = ChildProcess::Start(
+      [&] { EXPECT_EQ(Put(ring, "x", kInfinite), RingResult::kClosed); });
+  AwaitClaim(ring);
+  auto other = ChildProcess::Start(
+      [&] { EXPECT_EQ(Put(ring, "x", kInfinite), RingResult::kClosed); });
+  ASSERT_TRUE(other.WaitUntilAsleep());
+  ASSERT_TRUE(stopped.Stop());
+  ring.Close();
+  other.ExpectExit();
+  stopped.Continue();
+  stopped.ExpectExit();
+}
+
+// Who gets may have to put before it gets again, and the large record waits
+// for just that.
+TEST_F(ClaimTest, WhoGetsDoesNotStandBack) {
+  Ring ring = MakeRing();
+  Fill(ring, 3);
+  const std::string large(ring.max_record_size(), 'l');
+  ChildProcess waiter = StartPut(ring, large);
+  AwaitClaim(ring);
+  for (int i = 0; i < 1000; ++i) {
+    Record record;
+    ASSERT_EQ(Get(ring, &record, kInfinite), RingResult::kDone);
+    ASSERT_EQ(Put(ring, record.data, kInfinite), RingResult::kDone);
+  }
+  for (int i = 0; i < 3; ++i) ExpectNext(ring, "old");
+  ExpectNext(ring, large);
+  waiter.ExpectExit();
+}
+
+// Who gets may even wait for one that never does.
+TEST_F(ClaimTest, LapsesIfNobodyGets) {
+  Ring ring = MakeRing();
+  Fill(ring, 1);
+  const std::string large(ring.max_record_size(), 'l');
+  ChildProcess waiter = StartPut(ring, large);
+  AwaitClaim(ring);
+  StartPut(ring, "small").ExpectExit();
+  for (const std::string_view data : {"old", "small"}) ExpectNext(ring, data);
+  ExpectNext(ring, large);
+  waiter.ExpectExit();
 }
 
 // ---- Who is there.

@@ -121,7 +121,7 @@ class Liveness {
     return NameThread();
   }
 
-  // Whether the process named by `token` is proven dead. Cheap (two loads)
+  // Whether the process named by `token` is proven dead. Cheap (three loads)
   // while it lives; a few system calls to confirm a death. Everything that the
   // dead process wrote before it stored its token anywhere is visible after.
   static bool IsDead(Token token) {

@@ -72,8 +72,8 @@ class ParkSlices {
   int64_t nanos() const { return nanos_; }
   void Grow() { nanos_ = nanos_ * 2 < kLongest ? nanos_ * 2 : kLongest; }
 
-  // The same for who expects a change, until that has taken as long as others
-  // sleep.
+  // The same for who expects a change. Without one for those that take longer
+  // than it would sleep anyway.
   bool has_brief() const { return brief_nanos_ < nanos_; }
   int64_t brief_nanos() const { return brief_nanos_; }
   void GrowBrief() { brief_nanos_ *= 2; }

@@ -813,6 +813,8 @@ TEST_F(ClaimTest, LargeRecordAmongSmallOnes) {
   }
   ChildProcess waiter = StartPut(ring, large);
   do {
+    // Time enough to fill the room with small ones again.
+    absl::SleepFor(absl::Microseconds(100));
     ASSERT_EQ(Get(ring, &record, kInfinite), RingResult::kDone);
   } while (record.data != large);
   waiter.ExpectExit();

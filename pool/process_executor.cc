@@ -12,6 +12,7 @@
 #include <iostream>
 #include <set>
 #include <span>
+#include <system_error>
 #include <utility>
 
 #include "absl/base/optimization.h"
@@ -307,8 +308,19 @@ ProcessExecutor::~ProcessExecutor() {
   Join(Deadline::Infinite()).IgnoreError();
 }
 
-// On failure the destructor ends what has been started.
 absl::Status ProcessExecutor::Start() {
+  absl::Cleanup end_what_was_started = [this] {
+    // Has the collector end. Only then has nobody else a hand on the workers.
+    results_.Close();
+    if (collector_.joinable()) collector_.join();
+    for (Worker& worker : workers_) {
+      if (!worker.running) continue;
+      worker.process.Kill().IgnoreError();
+      worker.process.Join().IgnoreError();
+      worker.running = false;
+    }
+    finished_ = true;  // perhaps no thread has said so
+  };
   wake_supervisor_.reset(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!wake_supervisor_) return ErrnoStatus(errno, "eventfd");
   absl::StatusOr<std::shared_ptr<Cancels>> cancels = MakeShared<Cancels>();
@@ -319,21 +331,16 @@ absl::Status ProcessExecutor::Start() {
     if (!claim.ok()) return claim.status();
     worker.claim = *std::move(claim);
   }
-  absl::Status status;
-  for (size_t i = 0; i < workers_.size() && status.ok(); ++i) {
-    status = StartWorker(i);
+  for (size_t i = 0; i < workers_.size(); ++i) {
+    if (absl::Status status = StartWorker(i); !status.ok()) return status;
   }
-  if (!status.ok()) {
-    for (const Worker& worker : workers_) {
-      if (!worker.running) continue;
-      worker.process.Kill().IgnoreError();
-      worker.process.Join().IgnoreError();
-    }
-    finished_ = true;  // no thread will say so
-    return status;
+  try {
+    collector_ = std::thread([this] { Collect(); });
+    supervisor_ = std::thread([this] { Supervise(); });
+  } catch (const std::system_error& error) {
+    return ErrnoStatus(error.code().value(), "pthread_create");
   }
-  collector_ = std::thread([this] { Collect(); });
-  supervisor_ = std::thread([this] { Supervise(); });
+  std::move(end_what_was_started).Cancel();
   OpenPools::Get().Add(this);
   return absl::OkStatus();
 }

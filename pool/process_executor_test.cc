@@ -1,12 +1,18 @@
 #include "mp/pool/process_executor.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <atomic>
 #include <cstddef>
 #include <cstring>
 #include <memory>
+#include <set>
 #include <span>
 #include <string>
 #include <vector>
@@ -18,15 +24,21 @@
 #include "mp/base/deadline.h"
 #include "mp/pool/executor.h"
 #include "mp/pool/worker_died.h"
+#include "mp/testing/child.h"
+#include "mp/testing/fail_system_call.h"
 #include "mp/testing/process_test.h"
 #include "mp/testing/status_matchers.h"
 
 namespace mp::pool_internal {
 namespace {
 
+using ::mp::testing::ChildProcess;
 using ::mp::testing::IsOk;
 using ::mp::testing::StatusIs;
 using ::testing::_;
+using ::testing::AllOf;
+using ::testing::Contains;
+using ::testing::Gt;
 using ::testing::HasSubstr;
 using ::testing::SizeIs;
 
@@ -231,6 +243,62 @@ TEST_F(ProcessExecutorTest, InputLargerThanTheRingIsRefused) {
                        std::make_shared<RecordingSink>()),
       StatusIs(absl::StatusCode::kInvalidArgument,
                HasSubstr("task_capacity_bytes")));
+}
+
+// ---- what the system refuses ----
+
+// How many descriptors this process has.
+rlim_t CountDescriptors() {
+  rlim_t count = 0;
+  for (int fd = 0; fd < 1024; ++fd) count += fcntl(fd, F_GETFD) >= 0 ? 1 : 0;
+  return count;
+}
+
+// Whether this process has children that have not been reaped.
+bool HasChildren() { return waitpid(-1, nullptr, WNOHANG) >= 0; }
+
+TEST_F(ProcessExecutorTest, TooFewDescriptorsAreAnErrorThatLeavesNothing) {
+  auto child = ChildProcess::Start([] {
+    ASSERT_THAT(Create(2), IsOk());  // what is made once and kept
+    const rlim_t before = CountDescriptors();
+    rlimit limit;
+    ASSERT_EQ(getrlimit(RLIMIT_NOFILE, &limit), 0);
+    std::set<std::string> calls;
+    bool created = false;
+    for (rlim_t n = 0; !created && n < 100; ++n) {
+      const rlimit few = {.rlim_cur = n, .rlim_max = limit.rlim_max};
+      // Only for the call: UBSan needs descriptors, too.
+      ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &few), 0);
+      auto executor = Create(2);
+      ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &limit), 0);
+      created = executor.ok();
+      if (created) continue;
+      const std::string error(executor.status().message());
+      EXPECT_THAT(error, HasSubstr("EMFILE"));
+      calls.insert(error.substr(0, error.find(':')));
+      EXPECT_EQ(CountDescriptors(), before) << n << " " << error;
+      EXPECT_FALSE(HasChildren()) << n << " " << error;
+    }
+    EXPECT_TRUE(created);
+    EXPECT_THAT(calls, SizeIs(Gt(2))) << ::testing::PrintToString(calls);
+    EXPECT_THAT(calls, Contains(HasSubstr("eventfd")));
+  });
+  child.ExpectExit(0);
+}
+
+TEST_F(ProcessExecutorTest, NoThreadIsAnErrorThatLeavesNothing) {
+  auto child = ChildProcess::Start([] {
+    ASSERT_THAT(Create(2), IsOk());
+    const rlim_t before = CountDescriptors();
+    // Threads are made with it, processes are not.
+    mp::testing::FailSystemCall(SYS_clone3, EAGAIN);
+    EXPECT_THAT(Create(2), StatusIs(absl::StatusCode::kUnavailable,
+                                    AllOf(HasSubstr("pthread_create"),
+                                          HasSubstr("EAGAIN"))));
+    EXPECT_EQ(CountDescriptors(), before);
+    EXPECT_FALSE(HasChildren());
+  });
+  child.ExpectExit(0);
 }
 
 }  // namespace

@@ -30,8 +30,11 @@
 #include "mp/base/check.h"
 #include "mp/pool/async_result.h"
 #include "mp/pool/generated_range_test_util.h"
+#include "mp/pool/initializer.h"
 #include "mp/pool/worker_died.h"
 #include "mp/process/process.h"
+#include "mp/sync/barrier.h"
+#include "mp/sync/event.h"
 #include "mp/testing/process_test.h"
 #include "mp/testing/status_matchers.h"
 
@@ -201,6 +204,29 @@ TEST_P(PoolTest, SubmittingNeverWaitsForRoom) {
   for (size_t i = 0; i < 1000; ++i) {
     ASSERT_THAT(results[i].Get(), IsOkAndHolds(i + 100));
   }
+}
+
+TEST_P(PoolTest, NoWorkerIsIdleWhileTasksWaitForRoom) {
+  Event go;
+  Barrier all(4);
+  Pool pool(With({.processes = 4,
+                  .initializer = Initializer(
+                      [](Event event, Barrier barrier) {
+                        event.Wait();
+                        return barrier;
+                      },
+                      go, all)}));
+  // The memory for tasks holds two; none can end before all have begun.
+  std::vector<AsyncResult<void>> results;
+  for (int i = 0; i < 4; ++i) {
+    results.push_back(pool.ApplyAsync(
+        [](const std::string&) {
+          return WorkerState<Barrier>().Wait().status();
+        },
+        std::string(400 << 10, 'x')));
+  }
+  go.Set();
+  for (const auto& result : results) EXPECT_THAT(result.Get(), IsOk());
 }
 
 TEST_F(PoolProcessTest, TasksOfOneSubmitterStartInOrder) {

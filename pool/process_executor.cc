@@ -231,8 +231,10 @@ int ProcessExecutor::Serve(size_t index) {
     std::span<const std::byte> input = record;
     const auto header = ReadHeader<TaskHeader>(input);
     WorkerOutput output(results_, header.index, owner_);
-    // Behind the release of the ring's lock: pairs with MarkCancelled().
+    // Behind the release of the ring's lock: pairs with the fences in
+    // MarkCancelled() and Submit().
     FenceBeforeNotifyAfterRmw();
+    if (ABSL_PREDICT_FALSE(MayPutBacklog())) results_.WakeConsumer();
     if (ABSL_PREDICT_FALSE(IsMarked(task))) {
       output.Fail(TaskCancelledError());
     } else {
@@ -323,9 +325,9 @@ absl::Status ProcessExecutor::Start() {
   };
   wake_supervisor_.reset(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!wake_supervisor_) return ErrnoStatus(errno, "eventfd");
-  absl::StatusOr<std::shared_ptr<Cancels>> cancels = MakeShared<Cancels>();
-  if (!cancels.ok()) return cancels.status();
-  cancels_ = *std::move(cancels);
+  absl::StatusOr<std::shared_ptr<Notices>> notices = MakeShared<Notices>();
+  if (!notices.ok()) return notices.status();
+  notices_ = *std::move(notices);
   for (Worker& worker : workers_) {
     absl::StatusOr<std::shared_ptr<Claim>> claim = MakeShared<Claim>();
     if (!claim.ok()) return claim.status();
@@ -385,17 +387,30 @@ absl::StatusOr<TaskId> ProcessExecutor::Submit(TaskFunction function,
   const uint32_t index = free_.back();
   // One that an encoder has failed in keeps the number that it did not use.
   pending_[index].number.reset();
+  bool first_to_wait = false;
   absl::Status encoded;
   if (!backlog_.empty() || !PutTask(index, function, size, encode, &encoded)) {
     Waiting waiting = {index, function, std::vector<std::byte>(size)};
     encoded = encode(waiting.input);
-    if (encoded.ok()) backlog_.push_back(std::move(waiting));
+    if (encoded.ok()) {
+      first_to_wait = backlog_.empty();
+      backlog_.push_back(std::move(waiting));
+    }
   }
   if (!encoded.ok()) return encoded;
   free_.pop_back();
   Pending& pending = pending_[index];
   pending.sink = std::move(sink);
-  return TaskId{pending.generation} << 32 | index;
+  const TaskId id = TaskId{pending.generation} << 32 | index;
+  if (first_to_wait) {
+    // Store, fence, look at the ring's head, which workers store before they
+    // have a fence and look at this (Dekker's pattern). So who removes a task,
+    // and is not seen here to have done so, sees that some wait.
+    notices_->backlog.store(1, std::memory_order_relaxed);
+    std::atomic_thread_fence(std::memory_order_seq_cst);
+    PutBacklog();
+  }
+  return id;
 }
 
 // False if the ring is full. `*error` is what `encode` returned.
@@ -416,8 +431,8 @@ bool ProcessExecutor::PutTask(uint32_t index, TaskFunction function,
   return result != RingResult::kTimedOut;
 }
 
+// REQUIRES: mutex_ held.
 void ProcessExecutor::PutBacklog() {
-  const std::lock_guard lock(mutex_);
   while (!backlog_.empty()) {
     const Waiting& next = backlog_.front();
     if (pending_[next.index].cancelled) {
@@ -435,7 +450,19 @@ void ProcessExecutor::PutBacklog() {
     }
     backlog_.pop_front();
   }
+  notices_->backlog.store(0, std::memory_order_relaxed);
   if (state_ == State::kClosing && !tasks_.closed()) tasks_.Close();
+}
+
+// Whether tasks wait though the ring is empty. A worker asks behind its fence.
+// If it has removed the last task of all, HasRecord() sees that. And `backlog`
+// was set before that task was put, and the put's release has told of it; or
+// Submit() has set it and not seen the removal, and the fences tell. If this
+// takes what is gone for a task, another worker has removed that, and asks,
+// too.
+bool ProcessExecutor::MayPutBacklog() const {
+  return notices_->backlog.load(std::memory_order_relaxed) != 0 &&
+         !tasks_.HasRecord();
 }
 
 bool ProcessExecutor::IsOpen() const {
@@ -481,6 +508,7 @@ size_t ProcessExecutor::DeliverResults() {
   };
   while (results_.Get(deliver, Deadline::Now()) == RingResult::kDone) {
   }
+  const std::lock_guard lock(mutex_);
   PutBacklog();
   return size;
 }
@@ -537,10 +565,10 @@ bool ProcessExecutor::Cancel(TaskId id) {
 // Whether the task will be skipped for certain. REQUIRES: mutex_ held.
 bool ProcessExecutor::MarkCancelled(uint64_t task) {
   const auto number = static_cast<uint32_t>(task);
-  std::atomic<uint64_t>& mark = cancels_->marks[number % Cancels::kMarks];
+  std::atomic<uint64_t>& mark = notices_->marks[number % Notices::kMarks];
   if (mark.load(std::memory_order_relaxed) != 0) return false;
   mark.store(task, std::memory_order_relaxed);
-  cancels_->count.fetch_add(1, std::memory_order_relaxed);
+  notices_->cancels.fetch_add(1, std::memory_order_relaxed);
   std::atomic_thread_fence(std::memory_order_seq_cst);
   // The order matters: a claim is gone only after the task has been removed.
   bool begun = false;
@@ -554,15 +582,15 @@ bool ProcessExecutor::MarkCancelled(uint64_t task) {
 
 bool ProcessExecutor::IsMarked(uint64_t task) const {
   const auto number = static_cast<uint32_t>(task);
-  return cancels_->count.load(std::memory_order_relaxed) != 0 &&
-         cancels_->marks[number % Cancels::kMarks].load(
+  return notices_->cancels.load(std::memory_order_relaxed) != 0 &&
+         notices_->marks[number % Notices::kMarks].load(
              std::memory_order_relaxed) == task;
 }
 
 void ProcessExecutor::Unmark(uint64_t task) {
   const auto number = static_cast<uint32_t>(task);
-  cancels_->marks[number % Cancels::kMarks].store(0, std::memory_order_relaxed);
-  cancels_->count.fetch_sub(1, std::memory_order_relaxed);
+  notices_->marks[number % Notices::kMarks].store(0, std::memory_order_relaxed);
+  notices_->cancels.fetch_sub(1, std::memory_order_relaxed);
 }
 
 bool ProcessExecutor::Wait(absl::FunctionRef<bool()> ready,
@@ -591,7 +619,10 @@ void ProcessExecutor::Collect() {
   do {
     size_t delivered = 0;
     results_.WaitForRecord(
-        [this] { return have_callbacks_.load(std::memory_order_acquire); },
+        [this] {
+          return have_callbacks_.load(std::memory_order_acquire) ||
+                 MayPutBacklog();
+        },
         Deadline::Infinite());
     {
       const std::lock_guard lock(delivery_mutex_);
@@ -807,6 +838,7 @@ void ProcessExecutor::FailAll(const absl::Status& error) {
   {
     const std::lock_guard lock(mutex_);
     backlog_.clear();
+    notices_->backlog.store(0, std::memory_order_relaxed);
     for (Pending& pending : pending_) {
       if (pending.sink != nullptr) sinks.push_back(std::move(pending.sink));
     }
@@ -821,8 +853,8 @@ void ProcessExecutor::Close() {
     const std::lock_guard lock(mutex_);
     if (state_ != State::kRunning) return;
     state_ = State::kClosing;
+    PutBacklog();
   }
-  PutBacklog();
   Interrupt();
 }
 

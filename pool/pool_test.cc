@@ -761,7 +761,7 @@ TEST_F(PoolProcessTest, TerminateFailsWhatHasNotEnded) {
   pool.Terminate();
   EXPECT_THAT(pool.Join(), IsOk());
   for (const auto& result : results) {
-    EXPECT_THAT(result.Get(), Not(IsOk()));
+    EXPECT_THAT(result.Get(), StatusIs(absl::StatusCode::kCancelled, _));
   }
   EXPECT_THAT(pool.Apply(Square, 1),
               StatusIs(absl::StatusCode::kFailedPrecondition, _));

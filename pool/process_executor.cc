@@ -773,8 +773,9 @@ void ProcessExecutor::SettleDeath(size_t index) {
   if (claim != 0 && static_cast<int32_t>(removed - number) > 0 &&
       std::count(claims.begin(), claims.end(), claim) == 1) {
     const std::lock_guard lock(mutex_);
-    if (task < pending_.size() && pending_[task].sink != nullptr &&
-        pending_[task].number == number) {
+    // The dead of Terminate() are no surprise: FailAll() follows.
+    if (state_ != State::kTerminated && task < pending_.size() &&
+        pending_[task].sink != nullptr && pending_[task].number == number) {
       sink = pending_[task].sink;
     }
   }

@@ -49,6 +49,7 @@ class RecordingSink final : public TaskSink {
  public:
   void Part(std::span<const std::byte> bytes) override {
     text.append(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+    ++parts;
   }
   void Finish(std::span<const std::byte> bytes) override {
     Part(bytes);
@@ -61,6 +62,7 @@ class RecordingSink final : public TaskSink {
 
   std::string text;
   absl::Status error;
+  std::atomic<int> parts{0};  // and the last one of Finish
   std::atomic<int> ends{0};
 };
 
@@ -229,9 +231,27 @@ TEST_F(ProcessExecutorTest, TerminateEndsEveryTaskOnce) {
   EXPECT_THAT(executor->Join(Deadline::Infinite()), IsOk());
   for (const auto& sink : sinks) {
     EXPECT_EQ(sink->ends, 1);
-    EXPECT_FALSE(sink->error.ok());
+    EXPECT_THAT(sink->error, StatusIs(absl::StatusCode::kCancelled, _));
   }
   EXPECT_THAT(executor->pids(), SizeIs(0));
+}
+
+TEST_F(ProcessExecutorTest, TerminateCancelsTasksThatRun) {
+  ASSERT_OK_AND_ASSIGN(const auto executor, Create(1));
+  const auto sink = Submit(
+      *executor,
+      [](std::span<const std::byte>, TaskOutput& output) {
+        Put(output, false, "begun");
+        pause();
+      },
+      "");
+  const auto begun = [&] { return sink->parts == 1; };
+  while (!executor->Wait(begun, begun)) {
+  }
+  executor->Terminate();
+  EXPECT_THAT(executor->Join(Deadline::Infinite()), IsOk());
+  EXPECT_EQ(sink->ends, 1);
+  EXPECT_THAT(sink->error, StatusIs(absl::StatusCode::kCancelled, _));
 }
 
 TEST_F(ProcessExecutorTest, InputLargerThanTheRingIsRefused) {

@@ -130,7 +130,9 @@ class ResultState final : public TaskSink,
 
 // A handle; copies mean the same result. May outlive the pool: a task that had
 // not ended then has the error Cancelled. Use it in the process of the pool
-// only. All calls are safe from any thread.
+// only: what was not ready when a child was forked never is there, so that
+// Get() says DeadlineExceeded without waiting, and no callback is called. All
+// calls are safe from any thread.
 //
 // T is void for functions that return void or absl::Status.
 template <class T>

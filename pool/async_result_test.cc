@@ -21,17 +21,20 @@
 #include "mp/pool/initializer.h"
 #include "mp/pool/pool.h"
 #include "mp/sync/event.h"
+#include "mp/testing/child.h"
 #include "mp/testing/process_test.h"
 #include "mp/testing/status_matchers.h"
 
 namespace mp {
 namespace {
 
+using ::mp::testing::ChildProcess;
 using ::mp::testing::IsOk;
 using ::mp::testing::IsOkAndHolds;
 using ::mp::testing::StatusIs;
 using ::testing::_;
 using ::testing::ElementsAre;
+using ::testing::IsEmpty;
 
 // For whatever kind of workers.
 class AsyncResultTest : public mp::testing::ProcessTest,
@@ -368,6 +371,35 @@ TEST_F(AsyncResultProcessTest, CancelledTasksStaySoWhenTheWorkerDies) {
   for (size_t i = 0; i < 100; i += 2) {
     EXPECT_THAT(tasks[i].Get(), StatusIs(absl::StatusCode::kCancelled, _));
   }
+}
+
+TEST_P(AsyncResultTest, NeitherWaitedForNorTakenByAForkedChild) {
+  Event go;
+  Pool pool(With(
+      {.processes = 1,
+       .initializer = Initializer([](Event event) { return event; }, go)}));
+  const auto result = pool.ApplyAsync([] {
+    WorkerState<Event>().Wait();
+    return 7;
+  });
+  auto child = ChildProcess::Start([&] {
+    EXPECT_THAT(result.Get(), StatusIs(absl::StatusCode::kDeadlineExceeded, _));
+    result.OnDone([](const absl::StatusOr<int>&) { FAIL(); });
+    EXPECT_FALSE(result.Cancel());
+    EXPECT_THAT(pool.pids(), IsEmpty());
+  });
+  child.ExpectExit(0);
+  auto greedy = ChildProcess::Start([&] {
+    while (!result.Wait()) {
+    }
+  });
+  go.Set();
+  EXPECT_THAT(result.Get(), IsOkAndHolds(7));
+  for (int i = 0; i < 200; ++i) {
+    EXPECT_THAT(pool.Apply([](int n) { return n; }, i), IsOkAndHolds(i));
+  }
+  greedy.Kill();
+  greedy.ExpectSignal(SIGKILL);
 }
 
 TEST_F(AsyncResultProcessTest, OutlivesItsPool) {

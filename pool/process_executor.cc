@@ -595,6 +595,8 @@ void ProcessExecutor::Unmark(uint64_t task) {
 
 bool ProcessExecutor::Wait(absl::FunctionRef<bool()> ready,
                            absl::FunctionRef<bool()> doze) {
+  // The results are for the pool's own process, which would miss them.
+  if (IsForkedCopy()) return ready();
   waiting_.fetch_add(1, std::memory_order_relaxed);
   const absl::Cleanup done = [this] {
     waiting_.fetch_sub(1, std::memory_order_relaxed);
@@ -652,6 +654,7 @@ bool ProcessExecutor::MayGather(size_t delivered) const {
 }
 
 void ProcessExecutor::Post(std::function<void()> callback) {
+  if (IsForkedCopy()) return;
   {
     const std::lock_guard lock(mutex_);
     callbacks_.push_back(std::move(callback));
@@ -905,6 +908,7 @@ absl::Status ProcessExecutor::Join(Deadline deadline) {
 }
 
 std::vector<pid_t> ProcessExecutor::pids() const {
+  if (IsForkedCopy()) return {};
   std::vector<pid_t> pids;
   const std::lock_guard lock(mutex_);
   for (const Worker& worker : workers_) {

@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -27,6 +28,7 @@
 #include "mp/testing/child.h"
 #include "mp/testing/fail_system_call.h"
 #include "mp/testing/process_test.h"
+#include "mp/testing/shared_page.h"
 #include "mp/testing/status_matchers.h"
 
 namespace mp::pool_internal {
@@ -34,6 +36,7 @@ namespace {
 
 using ::mp::testing::ChildProcess;
 using ::mp::testing::IsOk;
+using ::mp::testing::SharedPage;
 using ::mp::testing::StatusIs;
 using ::testing::_;
 using ::testing::AllOf;
@@ -132,6 +135,39 @@ TEST_F(ProcessExecutorTest, WaitDeliversItself) {
     }
     EXPECT_EQ(sink->text, "x");
   }
+}
+
+TEST_F(ProcessExecutorTest, ResultsWithoutEndLeaveTimeForCallbacks) {
+  // A worker is always quicker than this, and goes on until a callback runs.
+  class SlowSink final : public TaskSink {
+   public:
+    void Part(std::span<const std::byte>) override {
+      absl::SleepFor(absl::Microseconds(100));
+      ++parts;
+    }
+    void Finish(std::span<const std::byte>) override { ++ends; }
+    void Fail(absl::Status) override { ++ends; }
+
+    std::atomic<int> parts{0};
+    std::atomic<int> ends{0};
+  };
+  static SharedPage<std::atomic<bool>>* stop;
+  SharedPage<std::atomic<bool>> stop_page(false);
+  stop = &stop_page;
+  ASSERT_OK_AND_ASSIGN(const auto executor, Create(1, 4096));
+  const auto sink = std::make_shared<SlowSink>();
+  ASSERT_THAT(
+      executor->Submit(
+          [](std::span<const std::byte>, TaskOutput& output) {
+            while (!**stop) Put(output, false, "part");
+            Put(output, true, "");
+          },
+          0, [](std::span<std::byte>) { return absl::OkStatus(); }, sink),
+      IsOk());
+  while (sink->parts == 0) absl::SleepFor(absl::Milliseconds(1));
+  executor->Post([] { **stop = true; });
+  Finish(*executor);
+  EXPECT_EQ(sink->ends, 1);
 }
 
 TEST_F(ProcessExecutorTest, EncoderThatFailsSubmitsNothing) {

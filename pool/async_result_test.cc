@@ -184,6 +184,39 @@ TEST_P(AsyncResultTest, CallbacksRunOneAtATimeOnOneThreadThoughNobodyWaits) {
   }
 }
 
+TEST_P(AsyncResultTest, CallbackGetsTheResultThoughItIsMovedOut) {
+  Pool pool(With({.processes = 1}));
+  std::atomic<int> right{0};
+  for (int i = 0; i < 100; ++i) {
+    auto result = pool.ApplyAsync([] { return std::string(100'000, 'x'); });
+    result.OnSuccess(
+        [&](const std::string& text) { right += text.size() == 100'000; });
+    const absl::StatusOr<std::string> moved = std::move(result).Get();
+    ASSERT_THAT(moved, IsOk());
+    EXPECT_EQ(moved->size(), 100'000);
+  }
+  pool.Close();
+  ASSERT_THAT(pool.Join(), IsOk());
+  EXPECT_EQ(right, 100);
+}
+
+TEST_P(AsyncResultTest, ResultThatCannotBeCopiedHasCallbacks) {
+  Pool pool(With({.processes = 1}));
+  std::atomic<int> seen{0};
+  auto result = pool.ApplyAsync([] {
+    std::vector<std::unique_ptr<int>> numbers;
+    numbers.push_back(std::make_unique<int>(7));
+    return numbers;
+  });
+  result.OnSuccess([&](const auto& numbers) { seen = *numbers[0]; });
+  pool.Close();
+  ASSERT_THAT(pool.Join(), IsOk());
+  EXPECT_EQ(seen, 7);
+  const auto numbers = std::move(result).Get();
+  ASSERT_THAT(numbers, IsOk());
+  EXPECT_EQ(*(*numbers)[0], 7);
+}
+
 TEST_P(AsyncResultTest, CallbackMaySubmit) {
   Pool pool(With({.processes = 1}));
   std::atomic<int> result{0};

@@ -126,7 +126,10 @@ class ResultState final : public TaskSink,
 
  private:
   void Post(Callback callback) {
-    executor_->Post(
+    // If the pool has gone, the callback is called at once, and may drop what
+    // else keeps the executor.
+    const std::shared_ptr<Executor> executor = executor_;
+    executor->Post(
         [self = this->shared_from_this(), callback = std::move(callback)] {
           callback(self->outcome());
         });

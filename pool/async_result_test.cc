@@ -228,6 +228,21 @@ TEST_P(AsyncResultTest, CallbackMaySubmit) {
   EXPECT_EQ(result, 21);
 }
 
+TEST_P(AsyncResultTest, CallbackMayDropTheLastResultOfAPoolThatHasGone) {
+  std::optional<AsyncResult<int>> result;
+  {
+    Pool pool(With({.processes = 1}));
+    result = pool.ApplyAsync([] { return 7; });
+    EXPECT_TRUE(result->Wait());
+  }
+  int seen = 0;
+  result->OnDone([&](const absl::StatusOr<int>& outcome) {
+    seen = outcome.value();
+    result.reset();
+  });
+  EXPECT_EQ(seen, 7);
+}
+
 TEST_P(AsyncResultTest, ThrowingCallbackDoesNotStopTheOthers) {
   Pool pool(With({.processes = 1}));
   std::atomic<bool> called{false};

@@ -7,8 +7,10 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
+#include <cstddef>
 #include <cstdint>
 #include <cstdlib>
+#include <iterator>
 #include <map>
 #include <numeric>
 #include <ranges>
@@ -432,6 +434,56 @@ TEST_P(PoolTest, MapOfRangesThatCanBeReadOnce) {
 }
 
 // CPython's test_map_handle_iterable_exception.
+// The elements of a vector, themselves; can be read once.
+class ReferringRange {
+ public:
+  class Iterator {
+   public:
+    using iterator_concept = std::input_iterator_tag;
+    using value_type = std::string;
+    using difference_type = std::ptrdiff_t;
+
+    std::string& operator*() const { return *at_; }
+    Iterator& operator++() {
+      ++at_;
+      return *this;
+    }
+    void operator++(int) { ++*this; }
+    friend bool operator==(const Iterator& iterator, std::default_sentinel_t) {
+      return iterator.at_ == iterator.end_;
+    }
+
+   private:
+    friend class ReferringRange;
+    explicit Iterator(std::vector<std::string>& elements)
+        : at_(elements.data()), end_(at_ + elements.size()) {}
+
+    std::string* at_;
+    std::string* end_;
+  };
+
+  explicit ReferringRange(std::vector<std::string>& elements)
+      : elements_(elements) {}
+
+  Iterator begin() const { return Iterator(elements_); }
+  std::default_sentinel_t end() const { return std::default_sentinel; }
+
+ private:
+  std::vector<std::string>& elements_;
+};
+
+TEST_P(PoolTest, MapLeavesTheItemsThatARangeRefersToAlone) {
+  Pool pool(With({.processes = 1}));
+  const std::string text(100, 'x');
+  std::vector<std::string> texts(3, text);
+  const auto size = [](const std::string& s) { return s.size(); };
+  const ReferringRange range(texts);
+  EXPECT_THAT(pool.Map(size, range), IsOkAndHolds(ElementsAre(100, 100, 100)));
+  EXPECT_THAT(pool.Map(size, range, 2),
+              IsOkAndHolds(ElementsAre(100, 100, 100)));
+  EXPECT_THAT(texts, ElementsAre(text, text, text));
+}
+
 TEST_P(PoolTest, MapThrowsWhatTheRangeThrows) {
   Pool pool(With({.processes = 2}));
   for (const int bad : {0, 0, 3}) {

@@ -210,14 +210,22 @@ int ProcessExecutor::Serve(size_t index) {
   }
   const absl::Cleanup destroy_object = [] { CurrentWorkerObject() = {}; };
   claim.starts.fetch_add(1, std::memory_order_relaxed);
-  std::vector<std::byte> record;
+  std::vector<std::byte> input;
   for (int tasks = 0; maxtasksperchild_ == 0 || tasks < maxtasksperchild_;
        ++tasks) {
     uint64_t task = 0;
+    TaskHeader header = {};
+    absl::Status read;
     const RingResult result = tasks_.Get(
         [&](std::span<const std::byte> bytes, uint32_t number) {
-          record.assign(bytes.begin(), bytes.end());
-          const auto header = ReadHeader<TaskHeader>(bytes);
+          header = ReadHeader<TaskHeader>(bytes);
+          try {
+            input.assign(bytes.begin(), bytes.end());
+          } catch (...) {
+            // There is no memory for it. If the task stayed in the ring, that
+            // would be the end of one worker after the other.
+            read = ExceptionError();
+          }
           task = PackClaim(header.index, number);
           // Relaxed: Get's release of the new head, which follows, publishes
           // it.
@@ -228,8 +236,6 @@ int ProcessExecutor::Serve(size_t index) {
     // The owner of the pool is dead, or has destroyed the pool's memory.
     if (result != RingResult::kDone) return EXIT_FAILURE;
 
-    std::span<const std::byte> input = record;
-    const auto header = ReadHeader<TaskHeader>(input);
     WorkerOutput output(results_, header.index, owner_);
     // Behind the release of the ring's lock: pairs with the fences in
     // MarkCancelled() and Submit().
@@ -237,6 +243,8 @@ int ProcessExecutor::Serve(size_t index) {
     if (ABSL_PREDICT_FALSE(MayPutBacklog())) results_.WakeConsumer();
     if (ABSL_PREDICT_FALSE(IsMarked(task))) {
       output.Fail(TaskCancelledError());
+    } else if (ABSL_PREDICT_FALSE(!read.ok())) {
+      output.Fail(read);
     } else {
       try {
         header.function(input, output);

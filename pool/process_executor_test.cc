@@ -11,6 +11,7 @@
 #include <atomic>
 #include <cstddef>
 #include <cstring>
+#include <fstream>
 #include <memory>
 #include <set>
 #include <span>
@@ -23,11 +24,14 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "mp/base/deadline.h"
+#include "mp/base/errno_status.h"
 #include "mp/pool/executor.h"
+#include "mp/pool/initializer.h"
 #include "mp/pool/worker_died.h"
 #include "mp/testing/child.h"
 #include "mp/testing/fail_system_call.h"
 #include "mp/testing/process_test.h"
+#include "mp/testing/sanitizers.h"
 #include "mp/testing/shared_page.h"
 #include "mp/testing/status_matchers.h"
 
@@ -302,6 +306,40 @@ TEST_F(ProcessExecutorTest, InputLargerThanTheRingIsRefused) {
 }
 
 // ---- what the system refuses ----
+
+TEST_F(ProcessExecutorTest, InputThatAWorkerHasNoMemoryForFailsItsTaskOnly) {
+  if (mp::testing::kSanitized) {
+    GTEST_SKIP() << "sanitizers do without limits of memory";
+  }
+  const auto leave_little = [] {
+    long pages = 0;
+    std::ifstream("/proc/self/statm") >> pages;
+    const auto most =
+        static_cast<rlim_t>(pages * sysconf(_SC_PAGESIZE)) + (rlim_t{4} << 20);
+    const rlimit limit = {.rlim_cur = most, .rlim_max = most};
+    return setrlimit(RLIMIT_AS, &limit) == 0 ? absl::OkStatus()
+                                             : ErrnoStatus(errno, "setrlimit");
+  };
+  ASSERT_OK_AND_ASSIGN(
+      const auto executor,
+      ProcessExecutor::Create({.processes = 1,
+                               .task_capacity_bytes = size_t{16} << 20,
+                               .result_capacity_bytes = size_t{64} << 10,
+                               .initializer = Initializer(leave_little)}));
+  const std::vector<pid_t> pids = executor->pids();
+  const auto echo = [](std::span<const std::byte> input, TaskOutput& output) {
+    Put(output, true, Text(input));
+  };
+  const auto large = Submit(*executor, echo, std::string(10 << 20, 'x'));
+  const auto small = Submit(*executor, echo, "small");
+  const auto ended = [&] { return small->ends == 1; };
+  while (!executor->Wait(ended, ended)) {
+  }
+  EXPECT_THAT(large->error,
+              StatusIs(absl::StatusCode::kUnknown, HasSubstr("bad_alloc")));
+  EXPECT_EQ(small->text, "small");
+  EXPECT_EQ(executor->pids(), pids);
+}
 
 // How many descriptors this process has.
 rlim_t CountDescriptors() {

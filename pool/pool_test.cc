@@ -33,6 +33,7 @@
 #include "mp/pool/async_result.h"
 #include "mp/pool/generated_range_test_util.h"
 #include "mp/pool/initializer.h"
+#include "mp/pool/worker.h"
 #include "mp/pool/worker_died.h"
 #include "mp/process/process.h"
 #include "mp/sync/barrier.h"
@@ -637,6 +638,25 @@ TEST_F(PoolProcessTest, PoolInsideAProcess) {
   ASSERT_OK(process.Start());
   ASSERT_OK(process.Join());
   EXPECT_EQ(process.exitcode(), 0);
+}
+
+TEST_F(PoolProcessTest, PoolInsideAThread) {
+  Pool threads({.processes = 1,
+                .initializer = Initializer([] { return 5; }),
+                .workers = PoolWorkers::kThreads});
+  EXPECT_THAT(threads.Apply([] {
+    Pool pool({.processes = 1});
+    return pool.Apply([]() -> absl::Status {
+      if (pool_internal::CurrentWorkerObject().type != nullptr) {
+        return absl::InternalError("it has the thread's object");
+      }
+      if (pool_internal::WorkerName() != CurrentProcess().name) {
+        return absl::InternalError("it has the thread's name");
+      }
+      return absl::OkStatus();
+    });
+  }),
+              IsOk());
 }
 
 TEST_F(PoolProcessTest, BusyWorkersEndWhenThePoolsProcessIsKilled) {

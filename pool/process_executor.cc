@@ -199,6 +199,10 @@ class ProcessExecutor::WorkerOutput final : public TaskOutput {
 };
 
 int ProcessExecutor::Serve(size_t index) {
+  // If the thread that this process was made in is a worker itself. Its object
+  // is not destroyed: it is that thread's.
+  SetWorkerName({});
+  new WorkerObject(std::exchange(CurrentWorkerObject(), {}));
   Claim& claim = *workers_[index].claim;
   if (initializer_) {
     absl::StatusOr<WorkerObject> object = initializer_.Run();

@@ -45,9 +45,11 @@ struct ProcessExecutor::ResultHeader {
 
 namespace {
 
+constexpr char kOverwritten[] = "a pool's memory was overwritten";
+
 template <class T>
 T ReadHeader(std::span<const std::byte>& bytes) {
-  MP_CHECK(bytes.size() >= sizeof(T)) << "a pool's memory was overwritten";
+  MP_CHECK(bytes.size() >= sizeof(T)) << kOverwritten;
   T header;
   memcpy(&header, bytes.data(), sizeof(T));
   bytes = bytes.subspan(sizeof(T));
@@ -440,6 +442,9 @@ bool ProcessExecutor::PutTask(uint32_t index, TaskFunction function,
         return error->ok();
       },
       Deadline::Now());
+  MP_CHECK(result == RingResult::kDone || result == RingResult::kAborted ||
+           result == RingResult::kTimedOut)
+      << kOverwritten;
   return result != RingResult::kTimedOut;
 }
 
@@ -524,6 +529,9 @@ size_t ProcessExecutor::DeliverResults() {
        --left) {
     result = results_.Get(deliver, Deadline::Now());
   }
+  MP_CHECK(result == RingResult::kDone || result == RingResult::kTimedOut ||
+           result == RingResult::kClosed)
+      << kOverwritten;
   const std::lock_guard lock(mutex_);
   PutBacklog();
   return size;

@@ -15,6 +15,7 @@
 #include <memory>
 #include <set>
 #include <span>
+#include <sstream>
 #include <string>
 #include <vector>
 
@@ -141,20 +142,21 @@ TEST_F(ProcessExecutorTest, WaitDeliversItself) {
   }
 }
 
-TEST_F(ProcessExecutorTest, ResultsWithoutEndLeaveTimeForCallbacks) {
-  // A worker is always quicker than this, and goes on until a callback runs.
-  class SlowSink final : public TaskSink {
-   public:
-    void Part(std::span<const std::byte>) override {
-      absl::SleepFor(absl::Microseconds(100));
-      ++parts;
-    }
-    void Finish(std::span<const std::byte>) override { ++ends; }
-    void Fail(absl::Status) override { ++ends; }
+// A worker that puts part after part is always quicker than this.
+class SlowSink final : public TaskSink {
+ public:
+  void Part(std::span<const std::byte>) override {
+    absl::SleepFor(absl::Microseconds(100));
+    ++parts;
+  }
+  void Finish(std::span<const std::byte>) override { ++ends; }
+  void Fail(absl::Status) override { ++ends; }
 
-    std::atomic<int> parts{0};
-    std::atomic<int> ends{0};
-  };
+  std::atomic<int> parts{0};
+  std::atomic<int> ends{0};
+};
+
+TEST_F(ProcessExecutorTest, ResultsWithoutEndLeaveTimeForCallbacks) {
   static SharedPage<std::atomic<bool>>* stop;
   SharedPage<std::atomic<bool>> stop_page(false);
   stop = &stop_page;
@@ -172,6 +174,41 @@ TEST_F(ProcessExecutorTest, ResultsWithoutEndLeaveTimeForCallbacks) {
   executor->Post([] { **stop = true; });
   Finish(*executor);
   EXPECT_EQ(sink->ends, 1);
+}
+
+// Overwrites what this process sees of the ring's records.
+void OverwriteRecords(std::string_view ring) {
+  std::ifstream maps("/proc/self/maps");
+  bool first = true;  // the ring's own state
+  for (std::string line; std::getline(maps, line);) {
+    if (line.find(ring) == std::string::npos) continue;
+    uintptr_t begin = 0;
+    uintptr_t end = 0;
+    char dash = 0;
+    std::istringstream(line) >> std::hex >> begin >> dash >> end;
+    if (first) begin += static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
+    first = false;
+    if (begin < end) memset(reinterpret_cast<void*>(begin), 0xff, end - begin);
+  }
+}
+
+TEST_F(ProcessExecutorTest, OverwrittenMemoryEndsTheProgramWithAMessage) {
+  EXPECT_DEATH(
+      {
+        auto executor = Create(1, 4096);
+        const auto sink = std::make_shared<SlowSink>();
+        (*executor)
+            ->Submit(
+                [](std::span<const std::byte>, TaskOutput& output) {
+                  for (;;) Put(output, false, "part");
+                },
+                0, [](std::span<std::byte>) { return absl::OkStatus(); }, sink)
+            .IgnoreError();
+        while (sink->parts == 0) absl::SleepFor(absl::Milliseconds(1));
+        OverwriteRecords("pool-results");
+        absl::SleepFor(absl::InfiniteDuration());
+      },
+      "memory was overwritten");
 }
 
 TEST_F(ProcessExecutorTest, EncoderThatFailsSubmitsNothing) {
@@ -312,13 +349,16 @@ TEST_F(ProcessExecutorTest, InputThatAWorkerHasNoMemoryForFailsItsTaskOnly) {
     GTEST_SKIP() << "sanitizers do without limits of memory";
   }
   const auto leave_little = [] {
-    long pages = 0;
-    std::ifstream("/proc/self/statm") >> pages;
-    const auto most =
-        static_cast<rlim_t>(pages * sysconf(_SC_PAGESIZE)) + (rlim_t{4} << 20);
+    // Not RLIMIT_AS: the C library may have reserved addresses.
+    long pages[6] = {};  // the last one is of data
+    std::ifstream statm("/proc/self/statm");
+    for (long& each : pages) statm >> each;
+    const auto most = static_cast<rlim_t>(pages[5] * sysconf(_SC_PAGESIZE)) +
+                      (rlim_t{4} << 20);
     const rlimit limit = {.rlim_cur = most, .rlim_max = most};
-    return setrlimit(RLIMIT_AS, &limit) == 0 ? absl::OkStatus()
-                                             : ErrnoStatus(errno, "setrlimit");
+    return setrlimit(RLIMIT_DATA, &limit) == 0
+               ? absl::OkStatus()
+               : ErrnoStatus(errno, "setrlimit");
   };
   ASSERT_OK_AND_ASSIGN(
       const auto executor,

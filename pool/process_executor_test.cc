@@ -160,7 +160,7 @@ TEST_F(ProcessExecutorTest, ResultsWithoutEndLeaveTimeForCallbacks) {
   static SharedPage<std::atomic<bool>>* stop;
   SharedPage<std::atomic<bool>> stop_page(false);
   stop = &stop_page;
-  ASSERT_OK_AND_ASSIGN(const auto executor, Create(1, 4096));
+  ASSERT_OK_AND_ASSIGN(const auto executor, Create(1, 16 << 10));
   const auto sink = std::make_shared<SlowSink>();
   ASSERT_THAT(
       executor->Submit(

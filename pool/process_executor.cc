@@ -299,7 +299,10 @@ absl::StatusOr<std::unique_ptr<ProcessExecutor>> ProcessExecutor::Create(
   // Not make_unique: the constructor is private.
   std::unique_ptr<ProcessExecutor> executor(
       new ProcessExecutor(options, *std::move(tasks), *std::move(results)));
-  if (absl::Status status = executor->Start(); !status.ok()) return status;
+  if (absl::Status status = executor->Start(); !status.ok()) {
+    executor->UndoStart();
+    return status;
+  }
   return executor;
 }
 
@@ -325,18 +328,6 @@ ProcessExecutor::~ProcessExecutor() {
 }
 
 absl::Status ProcessExecutor::Start() {
-  absl::Cleanup end_what_was_started = [this] {
-    // Has the collector end. Only then has nobody else a hand on the workers.
-    results_.Close();
-    if (collector_.joinable()) collector_.join();
-    for (Worker& worker : workers_) {
-      if (!worker.running) continue;
-      worker.process.Kill().IgnoreError();
-      worker.process.Join().IgnoreError();
-      worker.running = false;
-    }
-    finished_ = true;  // perhaps no thread has said so
-  };
   wake_supervisor_.reset(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!wake_supervisor_) return ErrnoStatus(errno, "eventfd");
   absl::StatusOr<std::shared_ptr<Notices>> notices = MakeShared<Notices>();
@@ -356,9 +347,22 @@ absl::Status ProcessExecutor::Start() {
   } catch (const std::system_error& error) {
     return ErrnoStatus(error.code().value(), "pthread_create");
   }
-  std::move(end_what_was_started).Cancel();
   OpenPools::Get().Add(this);
   return absl::OkStatus();
+}
+
+// After Start() has failed, wherever that was.
+void ProcessExecutor::UndoStart() {
+  // Has the collector end. Only then has nobody else a hand on the workers.
+  results_.Close();
+  if (collector_.joinable()) collector_.join();
+  for (Worker& worker : workers_) {
+    if (!worker.running) continue;
+    worker.process.Kill().IgnoreError();
+    worker.process.Join().IgnoreError();
+    worker.running = false;
+  }
+  finished_ = true;  // perhaps no thread has said so
 }
 
 absl::Status ProcessExecutor::StartWorker(size_t index) {

@@ -155,6 +155,7 @@ class ProcessExecutor final : public Executor {
                   ipc_internal::Ring results);
 
   absl::Status Start();
+  void UndoStart();
   absl::Status StartWorker(size_t index);
 
   // In a worker.

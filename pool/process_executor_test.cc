@@ -195,17 +195,18 @@ void OverwriteRecords(std::string_view ring) {
 TEST_F(ProcessExecutorTest, OverwrittenMemoryEndsTheProgramWithAMessage) {
   EXPECT_DEATH(
       {
-        auto executor = Create(1, 4096);
-        const auto sink = std::make_shared<SlowSink>();
+        auto executor = Create(1, 16 << 10);
         (*executor)
             ->Submit(
                 [](std::span<const std::byte>, TaskOutput& output) {
-                  for (;;) Put(output, false, "part");
+                  // More than the sink gets in the meantime.
+                  for (int i = 0; i < 300; ++i) Put(output, false, "part");
+                  OverwriteRecords("pool-results");
+                  pause();
                 },
-                0, [](std::span<std::byte>) { return absl::OkStatus(); }, sink)
+                0, [](std::span<std::byte>) { return absl::OkStatus(); },
+                std::make_shared<SlowSink>())
             .IgnoreError();
-        while (sink->parts == 0) absl::SleepFor(absl::Milliseconds(1));
-        OverwriteRecords("pool-results");
         absl::SleepFor(absl::InfiniteDuration());
       },
       "memory was overwritten");

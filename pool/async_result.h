@@ -32,6 +32,14 @@ class Pool;
 
 namespace pool_internal {
 
+// Vectors say that they can be copied, whatever they hold.
+template <class T>
+inline constexpr bool kCopyable = std::is_copy_constructible_v<T>;
+template <class T>
+inline constexpr bool kCopyable<std::vector<T>> = kCopyable<T>;
+template <class T>
+inline constexpr bool kCopyable<absl::StatusOr<T>> = kCopyable<T>;
+
 template <class T>
 class ResultState final : public TaskSink,
                           public std::enable_shared_from_this<ResultState<T>> {
@@ -45,7 +53,12 @@ class ResultState final : public TaskSink,
 
   bool ready() const { return ready_.load(std::memory_order_acquire); }
   // REQUIRES: ready().
-  Outcome& outcome() { return *outcome_; }
+  const Outcome& outcome() const { return *outcome_; }
+  // The outcome itself, or a copy if callbacks read it. REQUIRES: ready().
+  Outcome TakeOutcome() {
+    const std::lock_guard lock(mutex_);
+    return copy_ != nullptr ? copy_(*outcome_) : std::move(*outcome_);
+  }
 
   bool Wait(Deadline deadline) {
     return completion_.Wait(
@@ -67,6 +80,9 @@ class ResultState final : public TaskSink,
   void OnDone(Callback callback) {
     {
       const std::lock_guard lock(mutex_);
+      if constexpr (kCopyable<Outcome>) {
+        copy_ = [](const Outcome& outcome) { return Outcome(outcome); };
+      }
       if (!ready()) {
         callbacks_.push_back(std::move(callback));
         return;
@@ -110,7 +126,10 @@ class ResultState final : public TaskSink,
 
  private:
   void Post(Callback callback) {
-    executor_->Post(
+    // If the pool has gone, the callback is called at once, and may drop what
+    // else keeps the executor.
+    const std::shared_ptr<Executor> executor = executor_;
+    executor->Post(
         [self = this->shared_from_this(), callback = std::move(callback)] {
           callback(self->outcome());
         });
@@ -124,13 +143,18 @@ class ResultState final : public TaskSink,
   InPlaceLock mutex_;
   std::optional<Outcome> outcome_;  // set once, before ready_
   std::vector<Callback> callbacks_;
+  // Set once there has been a callback. (Here, as a result that cannot be
+  // copied has none either.)
+  Outcome (*copy_)(const Outcome&) = nullptr;
 };
 
 }  // namespace pool_internal
 
 // A handle; copies mean the same result. May outlive the pool: a task that had
 // not ended then has the error Cancelled. Use it in the process of the pool
-// only. All calls are safe from any thread.
+// only: what was not ready when a child was forked never is there, so that
+// Get() says DeadlineExceeded without waiting, and no callback is called. All
+// calls are safe from any thread.
 //
 // T is void for functions that return void or absl::Status.
 template <class T>
@@ -150,10 +174,11 @@ class AsyncResult {
     if (!Wait(timeout)) return NotReady();
     return state_->outcome();
   }
-  // The same for a result that is not needed again, without a copy.
+  // The same for a result that is not needed again, without a copy unless there
+  // are callbacks. (If it cannot be copied, call this when they have run.)
   Outcome Get(absl::Duration timeout = absl::InfiniteDuration()) && {
     if (!Wait(timeout)) return NotReady();
-    return std::move(state_->outcome());
+    return state_->TakeOutcome();
   }
 
   // Waits until the result is there. False if it is not after `timeout`.

@@ -21,17 +21,20 @@
 #include "mp/pool/initializer.h"
 #include "mp/pool/pool.h"
 #include "mp/sync/event.h"
+#include "mp/testing/child.h"
 #include "mp/testing/process_test.h"
 #include "mp/testing/status_matchers.h"
 
 namespace mp {
 namespace {
 
+using ::mp::testing::ChildProcess;
 using ::mp::testing::IsOk;
 using ::mp::testing::IsOkAndHolds;
 using ::mp::testing::StatusIs;
 using ::testing::_;
 using ::testing::ElementsAre;
+using ::testing::IsEmpty;
 
 // For whatever kind of workers.
 class AsyncResultTest : public mp::testing::ProcessTest,
@@ -181,6 +184,39 @@ TEST_P(AsyncResultTest, CallbacksRunOneAtATimeOnOneThreadThoughNobodyWaits) {
   }
 }
 
+TEST_P(AsyncResultTest, CallbackGetsTheResultThoughItIsMovedOut) {
+  Pool pool(With({.processes = 1}));
+  std::atomic<int> right{0};
+  for (int i = 0; i < 100; ++i) {
+    auto result = pool.ApplyAsync([] { return std::string(100'000, 'x'); });
+    result.OnSuccess(
+        [&](const std::string& text) { right += text.size() == 100'000; });
+    const absl::StatusOr<std::string> moved = std::move(result).Get();
+    ASSERT_THAT(moved, IsOk());
+    EXPECT_EQ(moved->size(), 100'000);
+  }
+  pool.Close();
+  ASSERT_THAT(pool.Join(), IsOk());
+  EXPECT_EQ(right, 100);
+}
+
+TEST_P(AsyncResultTest, ResultThatCannotBeCopiedHasCallbacks) {
+  Pool pool(With({.processes = 1}));
+  std::atomic<int> seen{0};
+  auto result = pool.ApplyAsync([] {
+    std::vector<std::unique_ptr<int>> numbers;
+    numbers.push_back(std::make_unique<int>(7));
+    return numbers;
+  });
+  result.OnSuccess([&](const auto& numbers) { seen = *numbers[0]; });
+  pool.Close();
+  ASSERT_THAT(pool.Join(), IsOk());
+  EXPECT_EQ(seen, 7);
+  const auto numbers = std::move(result).Get();
+  ASSERT_THAT(numbers, IsOk());
+  EXPECT_EQ(*(*numbers)[0], 7);
+}
+
 TEST_P(AsyncResultTest, CallbackMaySubmit) {
   Pool pool(With({.processes = 1}));
   std::atomic<int> result{0};
@@ -190,6 +226,21 @@ TEST_P(AsyncResultTest, CallbackMaySubmit) {
   });
   while (result == 0) absl::SleepFor(absl::Milliseconds(1));
   EXPECT_EQ(result, 21);
+}
+
+TEST_P(AsyncResultTest, CallbackMayDropTheLastResultOfAPoolThatHasGone) {
+  std::optional<AsyncResult<int>> result;
+  {
+    Pool pool(With({.processes = 1}));
+    result = pool.ApplyAsync([] { return 7; });
+    EXPECT_TRUE(result->Wait());
+  }
+  int seen = 0;
+  result->OnDone([&](const absl::StatusOr<int>& outcome) {
+    seen = outcome.value();
+    result.reset();
+  });
+  EXPECT_EQ(seen, 7);
 }
 
 TEST_P(AsyncResultTest, ThrowingCallbackDoesNotStopTheOthers) {
@@ -368,6 +419,35 @@ TEST_F(AsyncResultProcessTest, CancelledTasksStaySoWhenTheWorkerDies) {
   for (size_t i = 0; i < 100; i += 2) {
     EXPECT_THAT(tasks[i].Get(), StatusIs(absl::StatusCode::kCancelled, _));
   }
+}
+
+TEST_P(AsyncResultTest, NeitherWaitedForNorTakenByAForkedChild) {
+  Event go;
+  Pool pool(With(
+      {.processes = 1,
+       .initializer = Initializer([](Event event) { return event; }, go)}));
+  const auto result = pool.ApplyAsync([] {
+    WorkerState<Event>().Wait();
+    return 7;
+  });
+  auto child = ChildProcess::Start([&] {
+    EXPECT_THAT(result.Get(), StatusIs(absl::StatusCode::kDeadlineExceeded, _));
+    result.OnDone([](const absl::StatusOr<int>&) { FAIL(); });
+    EXPECT_FALSE(result.Cancel());
+    EXPECT_THAT(pool.pids(), IsEmpty());
+  });
+  child.ExpectExit(0);
+  auto greedy = ChildProcess::Start([&] {
+    while (!result.Wait()) {
+    }
+  });
+  go.Set();
+  EXPECT_THAT(result.Get(), IsOkAndHolds(7));
+  for (int i = 0; i < 200; ++i) {
+    EXPECT_THAT(pool.Apply([](int n) { return n; }, i), IsOkAndHolds(i));
+  }
+  greedy.Kill();
+  greedy.ExpectSignal(SIGKILL);
 }
 
 TEST_F(AsyncResultProcessTest, OutlivesItsPool) {

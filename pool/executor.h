@@ -92,11 +92,13 @@ class Executor {
   // some deadline. Returns what `ready()` said last.
   //
   // Results are delivered without it, too, but if no thread waits that may take
-  // a tenth of a millisecond longer, so that many can be delivered at once.
+  // a tenth of a millisecond longer, so that many can be delivered at once. In
+  // a forked copy it does not wait, as nothing is delivered there.
   virtual bool Wait(absl::FunctionRef<bool()> ready,
                     absl::FunctionRef<bool()> doze) = 0;
 
-  // Runs `callback` soon, on the executor's own thread, one at a time.
+  // Runs `callback` soon, on the executor's own thread, one at a time. Not in a
+  // forked copy.
   virtual void Post(std::function<void()> callback) = 0;
 
   // No more tasks; the workers end when they have done those that are queued.

@@ -286,7 +286,9 @@ auto Pool::SubmitMap(F function, Items& items, size_t chunksize, Pace pace) {
     } else {
       // As in Python: an input of unknown length is read first.
       std::vector<std::ranges::range_value_t<Items>> read;
-      for (auto&& item : items) read.emplace_back(std::move(item));
+      for (auto&& item : items) {
+        read.emplace_back(std::forward<decltype(item)>(item));
+      }
       return SubmitMap<How>(function, read, chunksize, pace);
     }
   }

@@ -7,8 +7,10 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
+#include <cstddef>
 #include <cstdint>
 #include <cstdlib>
+#include <iterator>
 #include <map>
 #include <numeric>
 #include <ranges>
@@ -30,8 +32,12 @@
 #include "mp/base/check.h"
 #include "mp/pool/async_result.h"
 #include "mp/pool/generated_range_test_util.h"
+#include "mp/pool/initializer.h"
+#include "mp/pool/worker.h"
 #include "mp/pool/worker_died.h"
 #include "mp/process/process.h"
+#include "mp/sync/barrier.h"
+#include "mp/sync/event.h"
 #include "mp/testing/process_test.h"
 #include "mp/testing/status_matchers.h"
 
@@ -201,6 +207,29 @@ TEST_P(PoolTest, SubmittingNeverWaitsForRoom) {
   for (size_t i = 0; i < 1000; ++i) {
     ASSERT_THAT(results[i].Get(), IsOkAndHolds(i + 100));
   }
+}
+
+TEST_P(PoolTest, NoWorkerIsIdleWhileTasksWaitForRoom) {
+  Event go;
+  Barrier all(4);
+  Pool pool(With({.processes = 4,
+                  .initializer = Initializer(
+                      [](Event event, Barrier barrier) {
+                        event.Wait();
+                        return barrier;
+                      },
+                      go, all)}));
+  // The memory for tasks holds two; none can end before all have begun.
+  std::vector<AsyncResult<void>> results;
+  for (int i = 0; i < 4; ++i) {
+    results.push_back(pool.ApplyAsync(
+        [](const std::string&) {
+          return WorkerState<Barrier>().Wait().status();
+        },
+        std::string(400 << 10, 'x')));
+  }
+  go.Set();
+  for (const auto& result : results) EXPECT_THAT(result.Get(), IsOk());
 }
 
 TEST_F(PoolProcessTest, TasksOfOneSubmitterStartInOrder) {
@@ -406,6 +435,56 @@ TEST_P(PoolTest, MapOfRangesThatCanBeReadOnce) {
 }
 
 // CPython's test_map_handle_iterable_exception.
+// The elements of a vector, themselves; can be read once.
+class ReferringRange {
+ public:
+  class Iterator {
+   public:
+    using iterator_concept = std::input_iterator_tag;
+    using value_type = std::string;
+    using difference_type = std::ptrdiff_t;
+
+    std::string& operator*() const { return *at_; }
+    Iterator& operator++() {
+      ++at_;
+      return *this;
+    }
+    void operator++(int) { ++*this; }
+    friend bool operator==(const Iterator& iterator, std::default_sentinel_t) {
+      return iterator.at_ == iterator.end_;
+    }
+
+   private:
+    friend class ReferringRange;
+    explicit Iterator(std::vector<std::string>& elements)
+        : at_(elements.data()), end_(at_ + elements.size()) {}
+
+    std::string* at_;
+    std::string* end_;
+  };
+
+  explicit ReferringRange(std::vector<std::string>& elements)
+      : elements_(elements) {}
+
+  Iterator begin() const { return Iterator(elements_); }
+  std::default_sentinel_t end() const { return std::default_sentinel; }
+
+ private:
+  std::vector<std::string>& elements_;
+};
+
+TEST_P(PoolTest, MapLeavesTheItemsThatARangeRefersToAlone) {
+  Pool pool(With({.processes = 1}));
+  const std::string text(100, 'x');
+  std::vector<std::string> texts(3, text);
+  const auto size = [](const std::string& s) { return s.size(); };
+  const ReferringRange range(texts);
+  EXPECT_THAT(pool.Map(size, range), IsOkAndHolds(ElementsAre(100, 100, 100)));
+  EXPECT_THAT(pool.Map(size, range, 2),
+              IsOkAndHolds(ElementsAre(100, 100, 100)));
+  EXPECT_THAT(texts, ElementsAre(text, text, text));
+}
+
 TEST_P(PoolTest, MapThrowsWhatTheRangeThrows) {
   Pool pool(With({.processes = 2}));
   for (const int bad : {0, 0, 3}) {
@@ -559,6 +638,25 @@ TEST_F(PoolProcessTest, PoolInsideAProcess) {
   ASSERT_OK(process.Start());
   ASSERT_OK(process.Join());
   EXPECT_EQ(process.exitcode(), 0);
+}
+
+TEST_F(PoolProcessTest, PoolInsideAThread) {
+  Pool threads({.processes = 1,
+                .initializer = Initializer([] { return 5; }),
+                .workers = PoolWorkers::kThreads});
+  EXPECT_THAT(threads.Apply([] {
+    Pool pool({.processes = 1});
+    return pool.Apply([]() -> absl::Status {
+      if (pool_internal::CurrentWorkerObject().type != nullptr) {
+        return absl::InternalError("it has the thread's object");
+      }
+      if (pool_internal::WorkerName() != CurrentProcess().name) {
+        return absl::InternalError("it has the thread's name");
+      }
+      return absl::OkStatus();
+    });
+  }),
+              IsOk());
 }
 
 TEST_F(PoolProcessTest, BusyWorkersEndWhenThePoolsProcessIsKilled) {
@@ -735,7 +833,7 @@ TEST_F(PoolProcessTest, TerminateFailsWhatHasNotEnded) {
   pool.Terminate();
   EXPECT_THAT(pool.Join(), IsOk());
   for (const auto& result : results) {
-    EXPECT_THAT(result.Get(), Not(IsOk()));
+    EXPECT_THAT(result.Get(), StatusIs(absl::StatusCode::kCancelled, _));
   }
   EXPECT_THAT(pool.Apply(Square, 1),
               StatusIs(absl::StatusCode::kFailedPrecondition, _));

@@ -12,6 +12,7 @@
 #include <iostream>
 #include <set>
 #include <span>
+#include <system_error>
 #include <utility>
 
 #include "absl/base/optimization.h"
@@ -44,9 +45,11 @@ struct ProcessExecutor::ResultHeader {
 
 namespace {
 
+constexpr char kOverwritten[] = "a pool's memory was overwritten";
+
 template <class T>
 T ReadHeader(std::span<const std::byte>& bytes) {
-  MP_CHECK(bytes.size() >= sizeof(T)) << "a pool's memory was overwritten";
+  MP_CHECK(bytes.size() >= sizeof(T)) << kOverwritten;
   T header;
   memcpy(&header, bytes.data(), sizeof(T));
   bytes = bytes.subspan(sizeof(T));
@@ -198,6 +201,10 @@ class ProcessExecutor::WorkerOutput final : public TaskOutput {
 };
 
 int ProcessExecutor::Serve(size_t index) {
+  // If the thread that this process was made in is a worker itself. Its object
+  // is not destroyed: it is that thread's.
+  SetWorkerName({});
+  new WorkerObject(std::exchange(CurrentWorkerObject(), {}));
   Claim& claim = *workers_[index].claim;
   if (initializer_) {
     absl::StatusOr<WorkerObject> object = initializer_.Run();
@@ -209,14 +216,22 @@ int ProcessExecutor::Serve(size_t index) {
   }
   const absl::Cleanup destroy_object = [] { CurrentWorkerObject() = {}; };
   claim.starts.fetch_add(1, std::memory_order_relaxed);
-  std::vector<std::byte> record;
+  std::vector<std::byte> input;
   for (int tasks = 0; maxtasksperchild_ == 0 || tasks < maxtasksperchild_;
        ++tasks) {
     uint64_t task = 0;
+    TaskHeader header = {};
+    absl::Status read;
     const RingResult result = tasks_.Get(
         [&](std::span<const std::byte> bytes, uint32_t number) {
-          record.assign(bytes.begin(), bytes.end());
-          const auto header = ReadHeader<TaskHeader>(bytes);
+          header = ReadHeader<TaskHeader>(bytes);
+          try {
+            input.assign(bytes.begin(), bytes.end());
+          } catch (...) {
+            // There is no memory for it. If the task stayed in the ring, that
+            // would be the end of one worker after the other.
+            read = ExceptionError();
+          }
           task = PackClaim(header.index, number);
           // Relaxed: Get's release of the new head, which follows, publishes
           // it.
@@ -227,13 +242,15 @@ int ProcessExecutor::Serve(size_t index) {
     // The owner of the pool is dead, or has destroyed the pool's memory.
     if (result != RingResult::kDone) return EXIT_FAILURE;
 
-    std::span<const std::byte> input = record;
-    const auto header = ReadHeader<TaskHeader>(input);
     WorkerOutput output(results_, header.index, owner_);
-    // Behind the release of the ring's lock: pairs with MarkCancelled().
+    // Behind the release of the ring's lock: pairs with the fences in
+    // MarkCancelled() and Submit().
     FenceBeforeNotifyAfterRmw();
+    if (ABSL_PREDICT_FALSE(MayPutBacklog())) results_.WakeConsumer();
     if (ABSL_PREDICT_FALSE(IsMarked(task))) {
       output.Fail(TaskCancelledError());
+    } else if (ABSL_PREDICT_FALSE(!read.ok())) {
+      output.Fail(read);
     } else {
       try {
         header.function(input, output);
@@ -282,7 +299,10 @@ absl::StatusOr<std::unique_ptr<ProcessExecutor>> ProcessExecutor::Create(
   // Not make_unique: the constructor is private.
   std::unique_ptr<ProcessExecutor> executor(
       new ProcessExecutor(options, *std::move(tasks), *std::move(results)));
-  if (absl::Status status = executor->Start(); !status.ok()) return status;
+  if (absl::Status status = executor->Start(); !status.ok()) {
+    executor->UndoStart();
+    return status;
+  }
   return executor;
 }
 
@@ -307,35 +327,42 @@ ProcessExecutor::~ProcessExecutor() {
   Join(Deadline::Infinite()).IgnoreError();
 }
 
-// On failure the destructor ends what has been started.
 absl::Status ProcessExecutor::Start() {
   wake_supervisor_.reset(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!wake_supervisor_) return ErrnoStatus(errno, "eventfd");
-  absl::StatusOr<std::shared_ptr<Cancels>> cancels = MakeShared<Cancels>();
-  if (!cancels.ok()) return cancels.status();
-  cancels_ = *std::move(cancels);
+  absl::StatusOr<std::shared_ptr<Notices>> notices = MakeShared<Notices>();
+  if (!notices.ok()) return notices.status();
+  notices_ = *std::move(notices);
   for (Worker& worker : workers_) {
     absl::StatusOr<std::shared_ptr<Claim>> claim = MakeShared<Claim>();
     if (!claim.ok()) return claim.status();
     worker.claim = *std::move(claim);
   }
-  absl::Status status;
-  for (size_t i = 0; i < workers_.size() && status.ok(); ++i) {
-    status = StartWorker(i);
+  for (size_t i = 0; i < workers_.size(); ++i) {
+    if (absl::Status status = StartWorker(i); !status.ok()) return status;
   }
-  if (!status.ok()) {
-    for (const Worker& worker : workers_) {
-      if (!worker.running) continue;
-      worker.process.Kill().IgnoreError();
-      worker.process.Join().IgnoreError();
-    }
-    finished_ = true;  // no thread will say so
-    return status;
+  try {
+    collector_ = std::thread([this] { Collect(); });
+    supervisor_ = std::thread([this] { Supervise(); });
+  } catch (const std::system_error& error) {
+    return ErrnoStatus(error.code().value(), "pthread_create");
   }
-  collector_ = std::thread([this] { Collect(); });
-  supervisor_ = std::thread([this] { Supervise(); });
   OpenPools::Get().Add(this);
   return absl::OkStatus();
+}
+
+// After Start() has failed, wherever that was.
+void ProcessExecutor::UndoStart() {
+  // Has the collector end. Only then has nobody else a hand on the workers.
+  results_.Close();
+  if (collector_.joinable()) collector_.join();
+  for (Worker& worker : workers_) {
+    if (!worker.running) continue;
+    worker.process.Kill().IgnoreError();
+    worker.process.Join().IgnoreError();
+    worker.running = false;
+  }
+  finished_ = true;  // perhaps no thread has said so
 }
 
 absl::Status ProcessExecutor::StartWorker(size_t index) {
@@ -378,17 +405,30 @@ absl::StatusOr<TaskId> ProcessExecutor::Submit(TaskFunction function,
   const uint32_t index = free_.back();
   // One that an encoder has failed in keeps the number that it did not use.
   pending_[index].number.reset();
+  bool first_to_wait = false;
   absl::Status encoded;
   if (!backlog_.empty() || !PutTask(index, function, size, encode, &encoded)) {
     Waiting waiting = {index, function, std::vector<std::byte>(size)};
     encoded = encode(waiting.input);
-    if (encoded.ok()) backlog_.push_back(std::move(waiting));
+    if (encoded.ok()) {
+      first_to_wait = backlog_.empty();
+      backlog_.push_back(std::move(waiting));
+    }
   }
   if (!encoded.ok()) return encoded;
   free_.pop_back();
   Pending& pending = pending_[index];
   pending.sink = std::move(sink);
-  return TaskId{pending.generation} << 32 | index;
+  const TaskId id = TaskId{pending.generation} << 32 | index;
+  if (first_to_wait) {
+    // Store, fence, look at the ring's head, which workers store before they
+    // have a fence and look at this (Dekker's pattern). So who removes a task,
+    // and is not seen here to have done so, sees that some wait.
+    notices_->backlog.store(1, std::memory_order_relaxed);
+    std::atomic_thread_fence(std::memory_order_seq_cst);
+    PutBacklog();
+  }
+  return id;
 }
 
 // False if the ring is full. `*error` is what `encode` returned.
@@ -406,11 +446,14 @@ bool ProcessExecutor::PutTask(uint32_t index, TaskFunction function,
         return error->ok();
       },
       Deadline::Now());
+  MP_CHECK(result == RingResult::kDone || result == RingResult::kAborted ||
+           result == RingResult::kTimedOut)
+      << kOverwritten;
   return result != RingResult::kTimedOut;
 }
 
+// REQUIRES: mutex_ held.
 void ProcessExecutor::PutBacklog() {
-  const std::lock_guard lock(mutex_);
   while (!backlog_.empty()) {
     const Waiting& next = backlog_.front();
     if (pending_[next.index].cancelled) {
@@ -428,7 +471,19 @@ void ProcessExecutor::PutBacklog() {
     }
     backlog_.pop_front();
   }
+  notices_->backlog.store(0, std::memory_order_relaxed);
   if (state_ == State::kClosing && !tasks_.closed()) tasks_.Close();
+}
+
+// Whether tasks wait though the ring is empty. A worker asks behind its fence.
+// If it has removed the last task of all, HasRecord() sees that. And `backlog`
+// was set before that task was put, and the put's release has told of it; or
+// Submit() has set it and not seen the removal, and the fences tell. If this
+// takes what is gone for a task, another worker has removed that, and asks,
+// too.
+bool ProcessExecutor::MayPutBacklog() const {
+  return notices_->backlog.load(std::memory_order_relaxed) != 0 &&
+         !tasks_.HasRecord();
 }
 
 bool ProcessExecutor::IsOpen() const {
@@ -472,8 +527,16 @@ size_t ProcessExecutor::DeliverResults() {
       sink->Fail(decoded.ok() ? std::move(error) : decoded);
     }
   };
-  while (results_.Get(deliver, Deadline::Now()) == RingResult::kDone) {
+  // Those that are there now: workers may go on putting for ever.
+  RingResult result = RingResult::kDone;
+  for (uint32_t left = results_.size(); left > 0 && result == RingResult::kDone;
+       --left) {
+    result = results_.Get(deliver, Deadline::Now());
   }
+  MP_CHECK(result == RingResult::kDone || result == RingResult::kTimedOut ||
+           result == RingResult::kClosed)
+      << kOverwritten;
+  const std::lock_guard lock(mutex_);
   PutBacklog();
   return size;
 }
@@ -530,10 +593,10 @@ bool ProcessExecutor::Cancel(TaskId id) {
 // Whether the task will be skipped for certain. REQUIRES: mutex_ held.
 bool ProcessExecutor::MarkCancelled(uint64_t task) {
   const auto number = static_cast<uint32_t>(task);
-  std::atomic<uint64_t>& mark = cancels_->marks[number % Cancels::kMarks];
+  std::atomic<uint64_t>& mark = notices_->marks[number % Notices::kMarks];
   if (mark.load(std::memory_order_relaxed) != 0) return false;
   mark.store(task, std::memory_order_relaxed);
-  cancels_->count.fetch_add(1, std::memory_order_relaxed);
+  notices_->cancels.fetch_add(1, std::memory_order_relaxed);
   std::atomic_thread_fence(std::memory_order_seq_cst);
   // The order matters: a claim is gone only after the task has been removed.
   bool begun = false;
@@ -547,19 +610,21 @@ bool ProcessExecutor::MarkCancelled(uint64_t task) {
 
 bool ProcessExecutor::IsMarked(uint64_t task) const {
   const auto number = static_cast<uint32_t>(task);
-  return cancels_->count.load(std::memory_order_relaxed) != 0 &&
-         cancels_->marks[number % Cancels::kMarks].load(
+  return notices_->cancels.load(std::memory_order_relaxed) != 0 &&
+         notices_->marks[number % Notices::kMarks].load(
              std::memory_order_relaxed) == task;
 }
 
 void ProcessExecutor::Unmark(uint64_t task) {
   const auto number = static_cast<uint32_t>(task);
-  cancels_->marks[number % Cancels::kMarks].store(0, std::memory_order_relaxed);
-  cancels_->count.fetch_sub(1, std::memory_order_relaxed);
+  notices_->marks[number % Notices::kMarks].store(0, std::memory_order_relaxed);
+  notices_->cancels.fetch_sub(1, std::memory_order_relaxed);
 }
 
 bool ProcessExecutor::Wait(absl::FunctionRef<bool()> ready,
                            absl::FunctionRef<bool()> doze) {
+  // The results are for the pool's own process, which would miss them.
+  if (IsForkedCopy()) return ready();
   waiting_.fetch_add(1, std::memory_order_relaxed);
   const absl::Cleanup done = [this] {
     waiting_.fetch_sub(1, std::memory_order_relaxed);
@@ -584,7 +649,10 @@ void ProcessExecutor::Collect() {
   do {
     size_t delivered = 0;
     results_.WaitForRecord(
-        [this] { return have_callbacks_.load(std::memory_order_acquire); },
+        [this] {
+          return have_callbacks_.load(std::memory_order_acquire) ||
+                 MayPutBacklog();
+        },
         Deadline::Infinite());
     {
       const std::lock_guard lock(delivery_mutex_);
@@ -614,6 +682,7 @@ bool ProcessExecutor::MayGather(size_t delivered) const {
 }
 
 void ProcessExecutor::Post(std::function<void()> callback) {
+  if (IsForkedCopy()) return;
   {
     const std::lock_guard lock(mutex_);
     callbacks_.push_back(std::move(callback));
@@ -735,8 +804,9 @@ void ProcessExecutor::SettleDeath(size_t index) {
   if (claim != 0 && static_cast<int32_t>(removed - number) > 0 &&
       std::count(claims.begin(), claims.end(), claim) == 1) {
     const std::lock_guard lock(mutex_);
-    if (task < pending_.size() && pending_[task].sink != nullptr &&
-        pending_[task].number == number) {
+    // The dead of Terminate() are no surprise: FailAll() follows.
+    if (state_ != State::kTerminated && task < pending_.size() &&
+        pending_[task].sink != nullptr && pending_[task].number == number) {
       sink = pending_[task].sink;
     }
   }
@@ -800,6 +870,7 @@ void ProcessExecutor::FailAll(const absl::Status& error) {
   {
     const std::lock_guard lock(mutex_);
     backlog_.clear();
+    notices_->backlog.store(0, std::memory_order_relaxed);
     for (Pending& pending : pending_) {
       if (pending.sink != nullptr) sinks.push_back(std::move(pending.sink));
     }
@@ -814,8 +885,8 @@ void ProcessExecutor::Close() {
     const std::lock_guard lock(mutex_);
     if (state_ != State::kRunning) return;
     state_ = State::kClosing;
+    PutBacklog();
   }
-  PutBacklog();
   Interrupt();
 }
 
@@ -865,6 +936,7 @@ absl::Status ProcessExecutor::Join(Deadline deadline) {
 }
 
 std::vector<pid_t> ProcessExecutor::pids() const {
+  if (IsForkedCopy()) return {};
   std::vector<pid_t> pids;
   const std::lock_guard lock(mutex_);
   for (const Worker& worker : workers_) {

@@ -23,6 +23,13 @@
 // claim nor removal, the worker will see the mark, and skip the task. Otherwise
 // the canceller takes the mark back, and it is the task's outcome that tells.
 //
+// The backlog. Tasks that find the ring full wait in the pool's own process, to
+// be put when results are delivered, or when the ring has run empty. The
+// submitter says in shared memory that some wait, and then tries the ring once
+// more; a worker removes a task, and then looks whether some wait. So if the
+// submitter still finds the ring full, then whoever removes the last task in it
+// sees that some wait, and wakes the collector. No worker idles meanwhile.
+//
 // Workers come and go. One that leaves after its number of tasks does so
 // without a claim, and so takes nothing with it. Workers that die again and
 // again without having done anything are replaced ever more slowly; if it is
@@ -100,10 +107,13 @@ class ProcessExecutor final : public Executor {
     bool cancelled = false;          // the sink has been called
   };
 
-  // In shared memory: the tasks in the ring that are cancelled.
-  struct Cancels {
+  // In shared memory: what workers are told beside the tasks.
+  struct Notices {
     static constexpr size_t kMarks = 4096;
-    std::atomic<uint64_t> count{0};
+    // Whether the backlog is not empty. Changed under mutex_.
+    std::atomic<uint32_t> backlog{0};
+    // The tasks in the ring that are cancelled.
+    std::atomic<uint64_t> cancels{0};
     // As in the claims; each in the place that its number gives it.
     std::array<std::atomic<uint64_t>, kMarks> marks;
   };
@@ -145,6 +155,7 @@ class ProcessExecutor final : public Executor {
                   ipc_internal::Ring results);
 
   absl::Status Start();
+  void UndoStart();
   absl::Status StartWorker(size_t index);
 
   // In a worker.
@@ -156,6 +167,7 @@ class ProcessExecutor final : public Executor {
   bool PutTask(uint32_t index, TaskFunction function, size_t size,
                TaskOutput::Encoder encode, absl::Status* error);
   void PutBacklog();
+  bool MayPutBacklog() const;
   size_t DeliverResults();
   void Collect();
   bool MayGather(size_t delivered) const;
@@ -180,7 +192,7 @@ class ProcessExecutor final : public Executor {
   const int maxtasksperchild_;
   ipc_internal::Ring tasks_;
   ipc_internal::Ring results_;
-  std::shared_ptr<Cancels> cancels_;
+  std::shared_ptr<Notices> notices_;
 
   // Guards what submitters touch. Taken after delivery_mutex_.
   mutable InPlaceLock mutex_;

@@ -1,32 +1,52 @@
 #include "mp/pool/process_executor.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <atomic>
 #include <cstddef>
 #include <cstring>
+#include <fstream>
 #include <memory>
+#include <set>
 #include <span>
+#include <sstream>
 #include <string>
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "mp/base/deadline.h"
+#include "mp/base/errno_status.h"
 #include "mp/pool/executor.h"
+#include "mp/pool/initializer.h"
 #include "mp/pool/worker_died.h"
+#include "mp/testing/child.h"
+#include "mp/testing/fail_system_call.h"
 #include "mp/testing/process_test.h"
+#include "mp/testing/sanitizers.h"
+#include "mp/testing/shared_page.h"
 #include "mp/testing/status_matchers.h"
 
 namespace mp::pool_internal {
 namespace {
 
+using ::mp::testing::ChildProcess;
 using ::mp::testing::IsOk;
+using ::mp::testing::SharedPage;
 using ::mp::testing::StatusIs;
 using ::testing::_;
+using ::testing::AllOf;
+using ::testing::Contains;
+using ::testing::Gt;
 using ::testing::HasSubstr;
 using ::testing::SizeIs;
 
@@ -37,6 +57,7 @@ class RecordingSink final : public TaskSink {
  public:
   void Part(std::span<const std::byte> bytes) override {
     text.append(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+    ++parts;
   }
   void Finish(std::span<const std::byte> bytes) override {
     Part(bytes);
@@ -49,6 +70,7 @@ class RecordingSink final : public TaskSink {
 
   std::string text;
   absl::Status error;
+  std::atomic<int> parts{0};  // and the last one of Finish
   std::atomic<int> ends{0};
 };
 
@@ -118,6 +140,76 @@ TEST_F(ProcessExecutorTest, WaitDeliversItself) {
     }
     EXPECT_EQ(sink->text, "x");
   }
+}
+
+// A worker that puts part after part is always quicker than this.
+class SlowSink final : public TaskSink {
+ public:
+  void Part(std::span<const std::byte>) override {
+    absl::SleepFor(absl::Microseconds(100));
+    ++parts;
+  }
+  void Finish(std::span<const std::byte>) override { ++ends; }
+  void Fail(absl::Status) override { ++ends; }
+
+  std::atomic<int> parts{0};
+  std::atomic<int> ends{0};
+};
+
+TEST_F(ProcessExecutorTest, ResultsWithoutEndLeaveTimeForCallbacks) {
+  static SharedPage<std::atomic<bool>>* stop;
+  SharedPage<std::atomic<bool>> stop_page(false);
+  stop = &stop_page;
+  ASSERT_OK_AND_ASSIGN(const auto executor, Create(1, 16 << 10));
+  const auto sink = std::make_shared<SlowSink>();
+  ASSERT_THAT(
+      executor->Submit(
+          [](std::span<const std::byte>, TaskOutput& output) {
+            while (!**stop) Put(output, false, "part");
+            Put(output, true, "");
+          },
+          0, [](std::span<std::byte>) { return absl::OkStatus(); }, sink),
+      IsOk());
+  while (sink->parts == 0) absl::SleepFor(absl::Milliseconds(1));
+  executor->Post([] { **stop = true; });
+  Finish(*executor);
+  EXPECT_EQ(sink->ends, 1);
+}
+
+// Overwrites what this process sees of the ring's records.
+void OverwriteRecords(std::string_view ring) {
+  std::ifstream maps("/proc/self/maps");
+  bool first = true;  // the ring's own state
+  for (std::string line; std::getline(maps, line);) {
+    if (line.find(ring) == std::string::npos) continue;
+    uintptr_t begin = 0;
+    uintptr_t end = 0;
+    char dash = 0;
+    std::istringstream(line) >> std::hex >> begin >> dash >> end;
+    if (first) begin += static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
+    first = false;
+    if (begin < end) memset(reinterpret_cast<void*>(begin), 0xff, end - begin);
+  }
+}
+
+TEST_F(ProcessExecutorTest, OverwrittenMemoryEndsTheProgramWithAMessage) {
+  EXPECT_DEATH(
+      {
+        auto executor = Create(1, 16 << 10);
+        (*executor)
+            ->Submit(
+                [](std::span<const std::byte>, TaskOutput& output) {
+                  // More than the sink gets in the meantime.
+                  for (int i = 0; i < 300; ++i) Put(output, false, "part");
+                  OverwriteRecords("pool-results");
+                  pause();
+                },
+                0, [](std::span<std::byte>) { return absl::OkStatus(); },
+                std::make_shared<SlowSink>())
+            .IgnoreError();
+        absl::SleepFor(absl::InfiniteDuration());
+      },
+      "memory was overwritten");
 }
 
 TEST_F(ProcessExecutorTest, EncoderThatFailsSubmitsNothing) {
@@ -217,9 +309,27 @@ TEST_F(ProcessExecutorTest, TerminateEndsEveryTaskOnce) {
   EXPECT_THAT(executor->Join(Deadline::Infinite()), IsOk());
   for (const auto& sink : sinks) {
     EXPECT_EQ(sink->ends, 1);
-    EXPECT_FALSE(sink->error.ok());
+    EXPECT_THAT(sink->error, StatusIs(absl::StatusCode::kCancelled, _));
   }
   EXPECT_THAT(executor->pids(), SizeIs(0));
+}
+
+TEST_F(ProcessExecutorTest, TerminateCancelsTasksThatRun) {
+  ASSERT_OK_AND_ASSIGN(const auto executor, Create(1));
+  const auto sink = Submit(
+      *executor,
+      [](std::span<const std::byte>, TaskOutput& output) {
+        Put(output, false, "begun");
+        pause();
+      },
+      "");
+  const auto begun = [&] { return sink->parts == 1; };
+  while (!executor->Wait(begun, begun)) {
+  }
+  executor->Terminate();
+  EXPECT_THAT(executor->Join(Deadline::Infinite()), IsOk());
+  EXPECT_EQ(sink->ends, 1);
+  EXPECT_THAT(sink->error, StatusIs(absl::StatusCode::kCancelled, _));
 }
 
 TEST_F(ProcessExecutorTest, InputLargerThanTheRingIsRefused) {
@@ -231,6 +341,99 @@ TEST_F(ProcessExecutorTest, InputLargerThanTheRingIsRefused) {
                        std::make_shared<RecordingSink>()),
       StatusIs(absl::StatusCode::kInvalidArgument,
                HasSubstr("task_capacity_bytes")));
+}
+
+// ---- what the system refuses ----
+
+TEST_F(ProcessExecutorTest, InputThatAWorkerHasNoMemoryForFailsItsTaskOnly) {
+  if (mp::testing::kSanitized) {
+    GTEST_SKIP() << "sanitizers do without limits of memory";
+  }
+  const auto leave_little = [] {
+    // Not RLIMIT_AS: the C library may have reserved addresses.
+    long pages[6] = {};  // the last one is of data
+    std::ifstream statm("/proc/self/statm");
+    for (long& each : pages) statm >> each;
+    const auto most = static_cast<rlim_t>(pages[5] * sysconf(_SC_PAGESIZE)) +
+                      (rlim_t{4} << 20);
+    const rlimit limit = {.rlim_cur = most, .rlim_max = most};
+    return setrlimit(RLIMIT_DATA, &limit) == 0
+               ? absl::OkStatus()
+               : ErrnoStatus(errno, "setrlimit");
+  };
+  ASSERT_OK_AND_ASSIGN(
+      const auto executor,
+      ProcessExecutor::Create({.processes = 1,
+                               .task_capacity_bytes = size_t{16} << 20,
+                               .result_capacity_bytes = size_t{64} << 10,
+                               .initializer = Initializer(leave_little)}));
+  const std::vector<pid_t> pids = executor->pids();
+  const auto echo = [](std::span<const std::byte> input, TaskOutput& output) {
+    Put(output, true, Text(input));
+  };
+  const auto large = Submit(*executor, echo, std::string(10 << 20, 'x'));
+  const auto small = Submit(*executor, echo, "small");
+  const auto ended = [&] { return small->ends == 1; };
+  while (!executor->Wait(ended, ended)) {
+  }
+  EXPECT_THAT(large->error,
+              StatusIs(absl::StatusCode::kUnknown, HasSubstr("bad_alloc")));
+  EXPECT_EQ(small->text, "small");
+  EXPECT_EQ(executor->pids(), pids);
+}
+
+// How many descriptors this process has.
+rlim_t CountDescriptors() {
+  rlim_t count = 0;
+  for (int fd = 0; fd < 1024; ++fd) count += fcntl(fd, F_GETFD) >= 0 ? 1 : 0;
+  return count;
+}
+
+// Whether this process has children that have not been reaped.
+bool HasChildren() { return waitpid(-1, nullptr, WNOHANG) >= 0; }
+
+TEST_F(ProcessExecutorTest, TooFewDescriptorsAreAnErrorThatLeavesNothing) {
+  auto child = ChildProcess::Start([] {
+    ASSERT_THAT(Create(2), IsOk());  // what is made once and kept
+    const rlim_t before = CountDescriptors();
+    rlimit limit;
+    ASSERT_EQ(getrlimit(RLIMIT_NOFILE, &limit), 0);
+    std::set<std::string> calls;
+    bool created = false;
+    for (rlim_t n = 0; !created && n < 100; ++n) {
+      const rlimit few = {.rlim_cur = n, .rlim_max = limit.rlim_max};
+      // Only for the call: UBSan needs descriptors, too.
+      ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &few), 0);
+      auto executor = Create(2);
+      ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &limit), 0);
+      created = executor.ok();
+      if (created) continue;
+      const std::string error(executor.status().message());
+      EXPECT_THAT(error, HasSubstr("EMFILE"));
+      calls.insert(error.substr(0, error.find(':')));
+      EXPECT_EQ(CountDescriptors(), before) << n << " " << error;
+      EXPECT_FALSE(HasChildren()) << n << " " << error;
+    }
+    EXPECT_TRUE(created);
+    EXPECT_THAT(calls, SizeIs(Gt(2))) << ::testing::PrintToString(calls);
+    EXPECT_THAT(calls, Contains(HasSubstr("eventfd")));
+  });
+  child.ExpectExit(0);
+}
+
+TEST_F(ProcessExecutorTest, NoThreadIsAnErrorThatLeavesNothing) {
+  auto child = ChildProcess::Start([] {
+    ASSERT_THAT(Create(2), IsOk());
+    const rlim_t before = CountDescriptors();
+    // Threads are made with it, processes are not.
+    mp::testing::FailSystemCall(SYS_clone3, EAGAIN);
+    EXPECT_THAT(Create(2), StatusIs(absl::StatusCode::kUnavailable,
+                                    AllOf(HasSubstr("pthread_create"),
+                                          HasSubstr("EAGAIN"))));
+    EXPECT_EQ(CountDescriptors(), before);
+    EXPECT_FALSE(HasChildren());
+  });
+  child.ExpectExit(0);
 }
 
 }  // namespace

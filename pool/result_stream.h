@@ -102,9 +102,10 @@ class StreamInbox final : public std::enable_shared_from_this<StreamInbox<T>> {
     explicit Slot(StreamInbox* inbox) : inbox_(*inbox) {}
 
     void set_task(TaskId task) { task_ = task; }
-    TaskId task() const { return task_; }
+    std::optional<TaskId> task() const { return task_; }
 
     void Begin(size_t count, size_t bytes) {
+      task_.reset();
       count_ = count;
       bytes_ = bytes;
       result_bytes_ = 0;
@@ -146,7 +147,7 @@ class StreamInbox final : public std::enable_shared_from_this<StreamInbox<T>> {
 
     friend StreamInbox;
     StreamInbox& inbox_;
-    TaskId task_ = 0;  // once it is submitted; the stream's
+    std::optional<TaskId> task_;  // once it is submitted; the stream's
     size_t count_ = 0;
     size_t bytes_ = 0;
     size_t result_bytes_ = 0;
@@ -220,7 +221,9 @@ class Stream {
   ~Stream() {
     if (under_way_ == 0) return;
     // Those that have ended are no longer known.
-    for (Slot& slot : inbox_->slots()) executor_->Cancel(slot.task());
+    for (Slot& slot : inbox_->slots()) {
+      if (slot.task().has_value()) executor_->Cancel(*slot.task());
+    }
   }
 
   // Waits until there is an outcome, or the end.

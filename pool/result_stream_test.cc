@@ -23,6 +23,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "mp/ipc/queue.h"
+#include "mp/pool/async_result.h"
 #include "mp/pool/generated_range_test_util.h"
 #include "mp/pool/initializer.h"
 #include "mp/pool/pool.h"
@@ -459,6 +460,21 @@ TEST_P(ResultStreamTest, DroppedStreamTakesItsTasksBack) {
   ASSERT_THAT(pool.Join(), IsOk());
   EXPECT_THAT(ran->Get(absl::ZeroDuration()),
               StatusIs(absl::StatusCode::kDeadlineExceeded, _));
+}
+
+TEST_P(ResultStreamTest, DroppedStreamLeavesTheTasksOfOthersAlone) {
+  Event go;
+  Pool pool(With({.processes = 1,
+                  .initializer = Initializer([](Event e) { e.Wait(); }, go)}));
+  // The pool's first, whose id is as low as any.
+  const AsyncResult<int> other = pool.ApplyAsync(Square, 3);
+  {
+    const std::vector<std::string> too_large(1, std::string(2 << 20, 'x'));
+    const auto stream = pool.Imap(
+        [](const std::string& text) { return text.size(); }, too_large);
+  }
+  go.Set();
+  EXPECT_THAT(other.Get(), IsOkAndHolds(9));
 }
 
 TEST_P(ResultStreamTest, OfAClosedPoolIsRefusedOnce) {

@@ -347,7 +347,13 @@ absl::Status ThreadExecutor::Join(Deadline deadline) {
 
 // ---- callbacks ----
 
+bool ThreadExecutor::Wait(absl::FunctionRef<bool()> ready,
+                          absl::FunctionRef<bool()> doze) {
+  return ready() || (!IsForkedCopy() && doze());
+}
+
 void ThreadExecutor::Post(std::function<void()> callback) {
+  if (IsForkedCopy()) return;
   {
     const std::lock_guard lock(mutex_);
     callbacks_.push_back(std::move(callback));

@@ -52,9 +52,7 @@ class ThreadExecutor final : public Executor {
   int workers() const override { return options_.processes; }
   std::vector<pid_t> pids() const override { return {}; }
   bool Wait(absl::FunctionRef<bool()> ready,
-            absl::FunctionRef<bool()> doze) override {
-    return ready() || doze();
-  }
+            absl::FunctionRef<bool()> doze) override;
   void Post(std::function<void()> callback) override;
   void Close() override;
   // A task that runs fails at once; what it comes to is dropped.

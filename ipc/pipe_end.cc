@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <array>
+#include <atomic>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -92,6 +93,19 @@ void PipeEnd::Close() {
     dup3((in_.has_value() ? in_ : out_)->fd(), socket->get(), O_CLOEXEC);
   }
   Leave();
+}
+
+void PipeEnd::SayAgain(Ring& ring, void (Ring::*say)(Token, uint32_t)) {
+  for (;;) {
+    const uint32_t departures = ring.departures();
+    if (closed()) return;
+    (ring.*say)(Liveness::Self(), departures);
+    // Before the look at who has left: either that one sees this, or this one
+    // sees that it has.
+    std::atomic_thread_fence(std::memory_order_seq_cst);
+    if (ring.departures() == departures) break;
+  }
+  ring.WakeAll();  // who has gone to sleep meanwhile watches nobody
 }
 
 absl::StatusOr<int> PipeEnd::fileno() {
@@ -213,7 +227,8 @@ absl::Status PipeEnd::GetError(RingResult result) const {
 }
 
 absl::StatusOr<bool> PipeEnd::Poll(Deadline deadline) {
-  if (absl::Status error = CheckRecv(); !error.ok()) return error;
+  uint32_t departures;
+  if (absl::Status error = CheckRecv(departures); !error.ok()) return error;
   const bool ready = in_->AwaitRecord(deadline, [this](WatchList& list) {
     return WatchPeer(LastSender(), list);
   });
@@ -255,7 +270,11 @@ WaitSource PipeEnd::ToWaitSource(std::shared_ptr<PipeEnd> end) {
             return Of(object).LowerSignal(deadline);
           }};
   static constexpr WaitSource::Kind kKind = {
-      .check = [](void* object, uint32_t&) { return Of(object).CheckRecv(); },
+      .check =
+          [](void* object, uint32_t&) {
+            uint32_t departures;
+            return Of(object).CheckRecv(departures);
+          },
       .ready = [](void* object,
                   uint32_t) { return Of(object).in_->HasRecord(); },
       .gate = nullptr,

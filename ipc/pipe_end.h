@@ -119,9 +119,9 @@ class PipeEnd {
  private:
   // Whether the call is possible at all. The number of departures is read
   // first: a Close() by another thread either counts as one more or is seen.
-  ABSL_ATTRIBUTE_ALWAYS_INLINE absl::Status CheckSend() {
+  ABSL_ATTRIBUTE_ALWAYS_INLINE absl::Status CheckSend(uint32_t& departures) {
     if (ABSL_PREDICT_FALSE(!out_.has_value())) return SendError();
-    const uint32_t departures = out_->departures();
+    departures = out_->departures();
     if (ABSL_PREDICT_FALSE(closed())) return SendError();
     out_->SetProducer(Liveness::Self(), departures);
     // A system call would tell for certain. It is made if nobody is known to be
@@ -134,13 +134,16 @@ class PipeEnd {
     }
     return absl::OkStatus();
   }
-  ABSL_ATTRIBUTE_ALWAYS_INLINE absl::Status CheckRecv() {
+  ABSL_ATTRIBUTE_ALWAYS_INLINE absl::Status CheckRecv(uint32_t& departures) {
     if (ABSL_PREDICT_FALSE(!in_.has_value())) return RecvError();
-    const uint32_t departures = in_->departures();
+    departures = in_->departures();
     if (ABSL_PREDICT_FALSE(closed())) return RecvError();
     in_->SetConsumer(Liveness::Self(), departures);
     return absl::OkStatus();
   }
+  // That this process is here still, if others have left since the number of
+  // departures was read.
+  void SayAgain(Ring& ring, void (Ring::*say)(Token, uint32_t));
   static PipeEnd& Of(void* end) { return *static_cast<PipeEnd*>(end); }
   absl::Status SendError() const;
   absl::Status RecvError() const;
@@ -194,7 +197,9 @@ class PipeEnd {
 template <class Write>
 absl::Status PipeEnd::Send(uint32_t type, size_t size, const Write& write,
                            Deadline deadline) {
-  if (absl::Status error = CheckSend(); ABSL_PREDICT_FALSE(!error.ok())) {
+  uint32_t departures;
+  if (absl::Status error = CheckSend(departures);
+      ABSL_PREDICT_FALSE(!error.ok())) {
     return error;
   }
   if (size > out_->max_record_size() - sizeof(Frame)) {
@@ -217,7 +222,12 @@ absl::Status PipeEnd::Send(uint32_t type, size_t size, const Write& write,
       },
       deadline,
       [this](WatchList& list) { return WatchPeer(LastReceiver(), list); });
-  if (ABSL_PREDICT_TRUE(result == RingResult::kDone)) return absl::OkStatus();
+  if (ABSL_PREDICT_TRUE(result == RingResult::kDone)) {
+    if (ABSL_PREDICT_FALSE(out_->departures() != departures)) {
+      SayAgain(*out_, &Ring::SetProducer);
+    }
+    return absl::OkStatus();
+  }
   if (closed()) return SendError();
   return error.ok() ? PutError(result, size) : error;
 }
@@ -225,7 +235,9 @@ absl::Status PipeEnd::Send(uint32_t type, size_t size, const Write& write,
 template <class Use, class Removed>
 absl::Status PipeEnd::Recv(uint32_t type, const Use& use, Deadline deadline,
                            const Removed& removed) {
-  if (absl::Status error = CheckRecv(); ABSL_PREDICT_FALSE(!error.ok())) {
+  uint32_t departures;
+  if (absl::Status error = CheckRecv(departures);
+      ABSL_PREDICT_FALSE(!error.ok())) {
     return error;
   }
   if (deadline != Deadline::Now()) in_->SpinForRecord();
@@ -250,7 +262,12 @@ absl::Status PipeEnd::Recv(uint32_t type, const Use& use, Deadline deadline,
     more = LowerSignalIfEmpty();
   } while (ABSL_PREDICT_FALSE(more) && result == RingResult::kTimedOut);
   if (ABSL_PREDICT_FALSE(!error.ok())) return error;
-  if (ABSL_PREDICT_TRUE(result == RingResult::kDone)) return absl::OkStatus();
+  if (ABSL_PREDICT_TRUE(result == RingResult::kDone)) {
+    if (ABSL_PREDICT_FALSE(in_->departures() != departures)) {
+      SayAgain(*in_, &Ring::SetConsumer);
+    }
+    return absl::OkStatus();
+  }
   return GetError(result);
 }
 

@@ -17,6 +17,7 @@
 #include "mp/base/deadline.h"
 #include "mp/base/unique_fd.h"
 #include "mp/ipc/ring.h"
+#include "mp/shm/liveness.h"
 #include "mp/testing/process_test.h"
 #include "mp/testing/status_matchers.h"
 
@@ -91,6 +92,29 @@ TEST_F(PipeEndTest, MessageWithoutAWholeFrame) {
     EXPECT_THAT(Recv(kRawBytes), StatusIs(absl::StatusCode::kDataLoss));
     EXPECT_EQ(ring.size(), 0u);  // it would stay for ever
   }
+}
+
+// Somebody leaves just then: it is known nevertheless who is still here.
+TEST_F(PipeEndTest, AnotherLeavesDuringSendAndRecv) {
+  constexpr Token kOther = 12345;
+  Ring ring = sender_->out().value();
+  EXPECT_OK(sender_->Send(
+      kRawBytes, 0,
+      [](Ring& out, std::span<std::byte>, absl::Status&) {
+        out.Leave(kOther);
+        return FillResult::kFilled;
+      },
+      kNow));
+  EXPECT_EQ(ring.producer(), Liveness::Self());
+  EXPECT_OK(receiver_->Recv(
+      kRawBytes,
+      [&ring](std::span<const std::byte>, absl::Status&) {
+        ring.Leave(kOther);
+        return true;
+      },
+      kNow));
+  EXPECT_EQ(ring.consumer(), Liveness::Self());
+  EXPECT_EQ(ring.producer(), Liveness::Self());
 }
 
 // What is left of one that did not arrive.

@@ -270,7 +270,9 @@ class Ring {
     return control_->departures.load(std::memory_order_acquire);
   }
   // That the process is here, or was, when there had been so many departures.
-  // It costs little to say the same again.
+  // It costs little to say the same again. If somebody leaves at the same time,
+  // it is forgotten: see departures() after the put or get, which has a full
+  // barrier behind what it did.
   void SetProducer(Token self, uint32_t departures) {
     StoreIfNew(control_->producer, Presence(self, departures));
   }
@@ -286,6 +288,10 @@ class Ring {
         control_->departures.fetch_add(1, std::memory_order_release);
     KeepIfOther(control_->producer, self, before);
     KeepIfOther(control_->consumer, self, before);
+    WakeAll();
+  }
+  // Has all who wait look around.
+  void WakeAll() {
     FenceBeforeNotify();
     control_->not_empty.NotifyAll();
     control_->not_full.NotifyAll();

@@ -10,6 +10,7 @@ ParkResult Park(const FutexWord& word, uint32_t expected,
   FutexExpectation words[kMaxFutexes];
   words[0] = {&word, expected};
   size_t count = 1;
+  bool expects_change = watched.expects_change();
   for (const Token token : watched.tokens()) {
     uint32_t alive = 0;
     const FutexWord* const life = Liveness::Watch(token, &alive);
@@ -17,9 +18,13 @@ ParkResult Park(const FutexWord& word, uint32_t expected,
       words[count++] = {life, alive};
     } else if (Liveness::IsDead(token)) {
       return ParkResult::kRetry;  // since the caller looked
+    } else {
+      // The kernel will not tell. The thread that held the certificate has
+      // ended, most often because the process is about to.
+      expects_change = true;
     }
   }
-  const bool brief = watched.expects_change() && slices.has_brief();
+  const bool brief = expects_change && slices.has_brief();
   const bool woken = FutexWaitAny(
       {words, count},
       deadline.Sooner(brief ? slices.brief_nanos() : slices.nanos()));

@@ -1,6 +1,7 @@
 #include "mp/shm/park.h"
 
 #include <signal.h>
+#include <sys/syscall.h>
 #include <sys/time.h>
 #include <unistd.h>
 
@@ -128,6 +129,33 @@ TEST_F(ParkTest, LooksAgainSoonIfItExpectsAChange) {
             ParkResult::kRetry);
   EXPECT_GE(MonotonicNanos() - begin, 10 * kMilli);
   EXPECT_EQ(slices.nanos(), 20 * kMilli);
+}
+
+// Of the death of such a process the kernel does not tell.
+TEST_F(ParkTest, LooksAgainSoonWithoutACertificate) {
+  SharedWord token;
+  auto owner = ChildProcess::Start([&] {
+    std::thread([&] {
+      // The certificate goes with the first thread, some time after its end.
+      uint32_t expected;
+      const Token self = Liveness::Self();
+      while (Liveness::Watch(self, &expected) != nullptr) {
+        absl::SleepFor(absl::Milliseconds(1));
+      }
+      token->store(self);
+      for (;;) pause();
+    }).detach();
+    syscall(SYS_exit, 0);  // of this thread only
+  });
+  while (*token == kNoToken) absl::SleepFor(absl::Milliseconds(1));
+  FutexWord word{0};
+  ParkSlices slices;
+  EXPECT_EQ(Park(word, 0, Token{*token}, Deadline::Infinite(), slices),
+            ParkResult::kRetry);
+  EXPECT_EQ(slices.nanos(), 10 * kMilli);
+  EXPECT_EQ(slices.brief_nanos(), 2 * kMilli);
+  owner.Kill();
+  owner.ExpectSignal(SIGKILL);
 }
 
 TEST_F(ParkTest, UnparkWakesAsManyAsAskedFor) {

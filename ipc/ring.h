@@ -485,8 +485,8 @@ class Ring {
             ? Deadline::Infinite().Sooner(kLockPatienceNanos)
             : deadline);
   }
-  // The callers hand the lock to a std::unique_lock, which Clang's analysis
-  // does not follow.
+  // The callers hand the lock to a guard of the standard library, which Clang's
+  // analysis does not follow.
   bool AcquireConsumers(Deadline deadline) ABSL_NO_THREAD_SAFETY_ANALYSIS {
     InPlaceLock& lock = control_->consumers.lock;
     return ABSL_PREDICT_TRUE(lock.TryAcquire()) ||

@@ -56,11 +56,8 @@ class Gathering final : public std::enable_shared_from_this<Gathering<V>> {
 
   // There are no more chunks. When all have ended, the result is ready: the
   // results of all items in their order, or the error of the first chunk that
-  // has one, or else `error`.
-  void AllSubmitted(absl::Status error) {
-    error_ = std::move(error);
-    Ended();
-  }
+  // has one.
+  void AllSubmitted() { Ended(); }
 
  private:
   class Sink final : public TaskSink {
@@ -106,7 +103,6 @@ class Gathering final : public std::enable_shared_from_this<Gathering<V>> {
     const auto chunks = std::exchange(chunks_, {});
     absl::Status status;
     for (const auto& chunk : chunks) status.Update(std::move(chunk->status));
-    status.Update(std::move(error_));
     if constexpr (std::is_void_v<V>) {
       return status;
     } else {
@@ -128,7 +124,6 @@ class Gathering final : public std::enable_shared_from_this<Gathering<V>> {
   // The submitter's until under_way_ is 0.
   std::vector<std::shared_ptr<Sink>> chunks_;
   size_t count_ = 0;
-  absl::Status error_;
 };
 
 }  // namespace mp::pool_internal

@@ -66,7 +66,7 @@ class GatheringTest : public ::testing::Test {
 TEST_F(GatheringTest, ResultsAreInTheOrderOfTheChunks) {
   const auto first = gathering_->AddChunk(2);
   const auto second = gathering_->AddChunk(3);
-  gathering_->AllSubmitted(absl::OkStatus());
+  gathering_->AllSubmitted();
   second->Part(Bytes({3, 4}));
   second->Finish(Bytes({5}));
   EXPECT_FALSE(result_->ready());
@@ -78,12 +78,12 @@ TEST_F(GatheringTest, ResultsAreInTheOrderOfTheChunks) {
 TEST_F(GatheringTest, IsNotReadyBeforeAllAreSubmitted) {
   gathering_->AddChunk(1)->Finish(Bytes({1}));
   EXPECT_FALSE(result_->ready());
-  gathering_->AllSubmitted(absl::OkStatus());
+  gathering_->AllSubmitted();
   EXPECT_THAT(result_->outcome(), IsOkAndHolds(ElementsAre(1)));
 }
 
 TEST_F(GatheringTest, OfNoChunks) {
-  gathering_->AllSubmitted(absl::OkStatus());
+  gathering_->AllSubmitted();
   EXPECT_THAT(result_->outcome(), IsOkAndHolds(IsEmpty()));
 }
 
@@ -93,23 +93,16 @@ TEST_F(GatheringTest, ErrorIsThatOfTheFirstChunkThatHasOne) {
   const auto third = gathering_->AddChunk(1);
   third->Fail(absl::DataLossError("third"));
   second->Fail(absl::NotFoundError("second"));
-  gathering_->AllSubmitted(absl::InternalError("submitter"));
+  gathering_->AllSubmitted();
   EXPECT_FALSE(result_->ready()) << "all the rest is done";
   first->Finish(Bytes({1}));
   EXPECT_THAT(result_->outcome(),
               StatusIs(absl::StatusCode::kNotFound, "second"));
 }
 
-TEST_F(GatheringTest, SubmittersErrorIsTheLast) {
-  gathering_->AddChunk(1)->Finish(Bytes({1}));
-  gathering_->AllSubmitted(absl::InternalError("submitter"));
-  EXPECT_THAT(result_->outcome(),
-              StatusIs(absl::StatusCode::kInternal, "submitter"));
-}
-
 TEST_F(GatheringTest, BrokenResultIsAnError) {
   const auto chunk = gathering_->AddChunk(1);
-  gathering_->AllSubmitted(absl::OkStatus());
+  gathering_->AllSubmitted();
   chunk->Finish(Bytes({1}).subspan(1));
   EXPECT_THAT(result_->outcome(),
               StatusIs(absl::StatusCode::kDataLoss, "a part of an item"));
@@ -124,7 +117,7 @@ TEST_F(GatheringTest, WaitsUntilFewAreUnderWay) {
   worker.join();
   second->Finish(Bytes({2}));
   gathering_->Wait(*executor_, 0);
-  gathering_->AllSubmitted(absl::OkStatus());  // which lets go of the chunks
+  gathering_->AllSubmitted();  // which lets go of the chunks
 }
 
 TEST_F(GatheringTest, ChunksEndInManyThreads) {
@@ -139,7 +132,7 @@ TEST_F(GatheringTest, ChunksEndInManyThreads) {
       }
     });
   }
-  gathering_->AllSubmitted(absl::OkStatus());
+  gathering_->AllSubmitted();
   ASSERT_TRUE(result_->Wait(Deadline::Infinite()));
   for (std::thread& thread : threads) thread.join();
   ASSERT_THAT(result_->outcome(), IsOk());
@@ -153,7 +146,7 @@ TEST(VoidGatheringTest, HasAStatus) {
   const auto result = std::make_shared<ResultState<void>>(executor);
   const auto gathering = std::make_shared<Gathering<void>>(result);
   gathering->AddChunk(3)->Finish({});
-  gathering->AllSubmitted(absl::OkStatus());
+  gathering->AllSubmitted();
   EXPECT_THAT(result->outcome(), IsOk());
 }
 
@@ -164,7 +157,7 @@ TEST(VoidGatheringTest, IsGoneWhenAllHaveEnded) {
       std::make_shared<ResultState<void>>(executor));
   const std::weak_ptr<Gathering<void>> watch = gathering;
   auto chunk = gathering->AddChunk(1);
-  gathering->AllSubmitted(absl::OkStatus());
+  gathering->AllSubmitted();
   gathering.reset();
   EXPECT_FALSE(watch.expired());
   chunk->Finish({});

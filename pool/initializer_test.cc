@@ -6,7 +6,6 @@
 #include <cstdlib>
 #include <memory>
 #include <mutex>
-#include <numeric>
 #include <set>
 #include <stdexcept>
 #include <string>
@@ -22,6 +21,7 @@
 #include "gtest/gtest.h"
 #include "mp/ipc/queue.h"
 #include "mp/pool/pool.h"
+#include "mp/pool/pool_test_util.h"
 #include "mp/pool/worker.h"
 #include "mp/pool/worker_died.h"
 #include "mp/process/process.h"
@@ -33,6 +33,7 @@
 namespace mp {
 namespace {
 
+using ::mp::pool_internal::Square;
 using ::mp::testing::IsOk;
 using ::mp::testing::IsOkAndHolds;
 using ::mp::testing::StatusIs;
@@ -40,25 +41,12 @@ using ::testing::AllOf;
 using ::testing::HasSubstr;
 
 // For whatever kind of workers.
-class InitializerTest : public mp::testing::ProcessTest,
-                        public ::testing::WithParamInterface<PoolWorkers> {
- protected:
-  static PoolOptions With(PoolOptions options) {
-    options.workers = GetParam();
-    return options;
-  }
-};
+class InitializerTest : public pool_internal::AnyWorkersTest {};
 
-INSTANTIATE_TEST_SUITE_P(
-    Workers, InitializerTest,
-    ::testing::Values(PoolWorkers::kProcesses, PoolWorkers::kThreads),
-    [](const ::testing::TestParamInfo<PoolWorkers>& workers) {
-      return workers.param == PoolWorkers::kThreads ? "Threads" : "Processes";
-    });
+INSTANTIATE_TEST_SUITE_P(Workers, InitializerTest, pool_internal::AnyWorkers(),
+                         pool_internal::WorkersName);
 
 class InitializerProcessTest : public mp::testing::ProcessTest {};
-
-int Square(int x) { return x * x; }
 
 // ---- alone ----
 

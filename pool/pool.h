@@ -295,11 +295,8 @@ auto Pool::SubmitMap(F function, Items& items, size_t chunksize, Pace pace) {
 
   auto state = std::make_shared<State>(executor_);
   const auto gathering = std::make_shared<Gathering>(state);
-  absl::Status refused;
   // Whatever is thrown, the chunks that have been submitted get an end.
-  const absl::Cleanup submitted = [&] {
-    gathering->AllSubmitted(std::move(refused));
-  };
+  const absl::Cleanup submitted = [&] { gathering->AllSubmitted(); };
   // So many ahead that no worker waits, but not the whole input.
   const int ahead = 4 * executor_->workers();
   Chunks chunks(function, items, chunksize, executor_->max_input_size());

@@ -33,6 +33,7 @@
 #include "mp/pool/async_result.h"
 #include "mp/pool/generated_range_test_util.h"
 #include "mp/pool/initializer.h"
+#include "mp/pool/pool_test_util.h"
 #include "mp/pool/worker.h"
 #include "mp/pool/worker_died.h"
 #include "mp/process/process.h"
@@ -44,6 +45,9 @@
 namespace mp {
 namespace {
 
+using ::mp::pool_internal::Numbers;
+using ::mp::pool_internal::Square;
+using ::mp::pool_internal::Squares;
 using ::mp::testing::IsOk;
 using ::mp::testing::IsOkAndHolds;
 using ::mp::testing::StatusIs;
@@ -56,37 +60,12 @@ using ::testing::Not;
 using ::testing::SizeIs;
 
 // For whatever kind of workers.
-class PoolTest : public mp::testing::ProcessTest,
-                 public ::testing::WithParamInterface<PoolWorkers> {
- protected:
-  static PoolOptions With(PoolOptions options) {
-    options.workers = GetParam();
-    return options;
-  }
-};
+class PoolTest : public pool_internal::AnyWorkersTest {};
 
-INSTANTIATE_TEST_SUITE_P(
-    Workers, PoolTest,
-    ::testing::Values(PoolWorkers::kProcesses, PoolWorkers::kThreads),
-    [](const ::testing::TestParamInfo<PoolWorkers>& workers) {
-      return workers.param == PoolWorkers::kThreads ? "Threads" : "Processes";
-    });
+INSTANTIATE_TEST_SUITE_P(Workers, PoolTest, pool_internal::AnyWorkers(),
+                         pool_internal::WorkersName);
 
 class PoolProcessTest : public mp::testing::ProcessTest {};
-
-int Square(int x) { return x * x; }
-
-std::vector<int> Numbers(int count) {
-  std::vector<int> numbers(static_cast<size_t>(count));
-  std::iota(numbers.begin(), numbers.end(), 0);
-  return numbers;
-}
-
-std::vector<int> Squares(int count) {
-  std::vector<int> squares = Numbers(count);
-  for (int& each : squares) each *= each;
-  return squares;
-}
 
 // ---- Apply ----
 

@@ -27,6 +27,7 @@
 #include "mp/pool/generated_range_test_util.h"
 #include "mp/pool/initializer.h"
 #include "mp/pool/pool.h"
+#include "mp/pool/pool_test_util.h"
 #include "mp/pool/worker_died.h"
 #include "mp/sync/event.h"
 #include "mp/testing/process_test.h"
@@ -37,6 +38,9 @@ namespace {
 
 using ::mp::pool_internal::GeneratedRange;
 using ::mp::pool_internal::Integers;
+using ::mp::pool_internal::Numbers;
+using ::mp::pool_internal::Square;
+using ::mp::pool_internal::Squares;
 using ::mp::testing::IsOk;
 using ::mp::testing::IsOkAndHolds;
 using ::mp::testing::StatusIs;
@@ -46,37 +50,12 @@ using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 
 // For whatever kind of workers.
-class ResultStreamTest : public mp::testing::ProcessTest,
-                         public ::testing::WithParamInterface<PoolWorkers> {
- protected:
-  static PoolOptions With(PoolOptions options) {
-    options.workers = GetParam();
-    return options;
-  }
-};
+class ResultStreamTest : public pool_internal::AnyWorkersTest {};
 
-INSTANTIATE_TEST_SUITE_P(
-    Workers, ResultStreamTest,
-    ::testing::Values(PoolWorkers::kProcesses, PoolWorkers::kThreads),
-    [](const ::testing::TestParamInfo<PoolWorkers>& workers) {
-      return workers.param == PoolWorkers::kThreads ? "Threads" : "Processes";
-    });
+INSTANTIATE_TEST_SUITE_P(Workers, ResultStreamTest, pool_internal::AnyWorkers(),
+                         pool_internal::WorkersName);
 
 class ResultStreamProcessTest : public mp::testing::ProcessTest {};
-
-int Square(int x) { return x * x; }
-
-std::vector<int> Numbers(int count) {
-  std::vector<int> numbers(static_cast<size_t>(count));
-  std::iota(numbers.begin(), numbers.end(), 0);
-  return numbers;
-}
-
-std::vector<int> Squares(int count) {
-  std::vector<int> squares = Numbers(count);
-  for (int& each : squares) each *= each;
-  return squares;
-}
 
 // All values of a stream, which must have no errors.
 template <class T>

@@ -227,7 +227,7 @@ absl::Status PipeEnd::GetError(RingResult result) const {
 }
 
 absl::StatusOr<bool> PipeEnd::Poll(Deadline deadline) {
-  uint32_t departures;
+  uint32_t departures = 0;
   if (absl::Status error = CheckRecv(departures); !error.ok()) return error;
   const bool ready = in_->AwaitRecord(deadline, [this](WatchList& list) {
     return WatchPeer(LastSender(), list);
@@ -272,7 +272,7 @@ WaitSource PipeEnd::ToWaitSource(std::shared_ptr<PipeEnd> end) {
   static constexpr WaitSource::Kind kKind = {
       .check =
           [](void* object, uint32_t&) {
-            uint32_t departures;
+            uint32_t departures = 0;
             return Of(object).CheckRecv(departures);
           },
       .ready = [](void* object,

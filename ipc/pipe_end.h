@@ -197,7 +197,7 @@ class PipeEnd {
 template <class Write>
 absl::Status PipeEnd::Send(uint32_t type, size_t size, const Write& write,
                            Deadline deadline) {
-  uint32_t departures;
+  uint32_t departures = 0;
   if (absl::Status error = CheckSend(departures);
       ABSL_PREDICT_FALSE(!error.ok())) {
     return error;
@@ -235,7 +235,7 @@ absl::Status PipeEnd::Send(uint32_t type, size_t size, const Write& write,
 template <class Use, class Removed>
 absl::Status PipeEnd::Recv(uint32_t type, const Use& use, Deadline deadline,
                            const Removed& removed) {
-  uint32_t departures;
+  uint32_t departures = 0;
   if (absl::Status error = CheckRecv(departures);
       ABSL_PREDICT_FALSE(!error.ok())) {
     return error;

@@ -1,7 +1,7 @@
 // pipe_rtt/<size>/*: a message of that size to another process and one back,
 // both of them running.
 // pipe_rtt_blocked/<size>/*: the same with both asleep in between: mp without
-// spinning, and the kernel's own means, which do not spin.
+// spinning, a raw futex, and the kernel's own means, which do not spin.
 // pipe_send_recv/64/mp: a message to oneself: what the code costs where no
 // cache line moves.
 //
@@ -22,6 +22,7 @@
 #include "benchmark/benchmark.h"
 #include "mp/base/check.h"
 #include "mp/base/deadline.h"
+#include "mp/base/futex.h"
 #include "mp/ipc/connection.h"
 #include "mp/ipc/message_benchmark_util.h"
 #include "mp/ipc/pipe.h"
@@ -66,19 +67,25 @@ class MpPipe {
 };
 
 // The least there can be: the message beside a word that says that it is there,
-// for each direction.
-template <size_t kSize>
+// for each direction. Asleep, a raw futex: one system call to wake, one to
+// sleep.
+template <size_t kSize, Waiting kWaiting>
 class MailboxFloor {
  public:
   void Send(int side, const Message<kSize>& message) {
     Box& to = boxes_->to[1 - side];
     memcpy(to.message, message.data(), kSize);
     to.there.store(1, std::memory_order_release);
+    if constexpr (kWaiting == Waiting::kAsleep) FutexWake(to.there, 1);
   }
   void Recv(int side, Message<kSize>& message) {
     Box& to = boxes_->to[side];
     for (int rounds = 0; to.there.load(std::memory_order_acquire) == 0;) {
-      PauseInSpin(rounds++, 1);
+      if constexpr (kWaiting == Waiting::kAsleep) {
+        FutexWait(to.there, 0, Deadline::Infinite());
+      } else {
+        PauseInSpin(rounds++, 1);
+      }
     }
     to.there.store(0, std::memory_order_relaxed);
     memcpy(message.data(), to.message, kSize);
@@ -86,7 +93,7 @@ class MailboxFloor {
 
  private:
   struct Box {
-    alignas(64) std::atomic<uint32_t> there{0};
+    alignas(64) FutexWord there{0};
     alignas(64) char message[kSize];
   };
   struct Boxes {
@@ -227,7 +234,8 @@ int main(int argc, char** argv) {
   using namespace mp::ipc_benchmark;  // NOLINT
   ForEachSize([]<size_t kSize>() {
     RegisterRoundTrip<MpPipe<kSize>, kSize>("mp", Waiting::kRunning);
-    RegisterRoundTrip<MailboxFloor<kSize>, kSize>("floor", Waiting::kRunning);
+    RegisterRoundTrip<MailboxFloor<kSize, Waiting::kRunning>, kSize>(
+        "floor", Waiting::kRunning);
     RegisterRoundTrip<TwoPipes<kSize>, kSize>("pipe", Waiting::kRunning);
     RegisterRoundTrip<OneSocketPair<kSize>, kSize>("socketpair",
                                                    Waiting::kRunning);
@@ -235,6 +243,8 @@ int main(int argc, char** argv) {
         BenchmarkName("pipe_rtt", Waiting::kRunning, kSize, "python"),
         kPythonPipe, {std::to_string(kSize)}, PythonTimes::kEach);
     RegisterRoundTrip<MpPipe<kSize>, kSize>("mp", Waiting::kAsleep);
+    RegisterRoundTrip<MailboxFloor<kSize, Waiting::kAsleep>, kSize>(
+        "futex", Waiting::kAsleep);
     RegisterRoundTrip<OneSocketPair<kSize>, kSize>("socketpair",
                                                    Waiting::kAsleep);
   });

@@ -24,6 +24,16 @@ constexpr std::string_view kChallenge = "#CHALLENGE#";
 constexpr std::string_view kWelcome = "#WELCOME#";
 constexpr std::string_view kFailure = "#FAILURE#";
 
+constexpr std::string_view kHungUp =
+    "the other side hung up during the handshake";
+
+// That the other side has gone is one error, whichever call notices it.
+absl::Status SocketError(int error, std::string_view call) {
+  if (error != EPIPE && error != ECONNRESET) return ErrnoStatus(error, call);
+  return absl::UnavailableError(absl::StrCat(
+      ToAbsl(kHungUp), ": ", ToAbsl(call), ": ", ErrnoName(error)));
+}
+
 // Of random bytes in a challenge.
 constexpr size_t kRandomBytes = 40;
 // What Python up to 3.11 sends, and wants.
@@ -200,7 +210,7 @@ absl::StatusOr<bool> Handshake::Flush(int socket) {
     } else if (errno == EAGAIN) {
       return false;
     } else if (errno != EINTR) {
-      return ErrnoStatus(errno, "send(handshake)");
+      return SocketError(errno, "send(handshake)");
     }
   }
   return true;
@@ -232,13 +242,12 @@ absl::StatusOr<bool> Handshake::Advance(int socket) {
     if (wanted != 0) {
       const ssize_t got = recv(socket, to, wanted, MSG_DONTWAIT);
       if (got == 0) {
-        return absl::UnavailableError(
-            "the other side hung up during the handshake");
+        return absl::UnavailableError(ToAbsl(kHungUp));
       }
       if (got < 0) {
         if (errno == EINTR) continue;
         if (errno == EAGAIN) return false;
-        return ErrnoStatus(errno, "recv(handshake)");
+        return SocketError(errno, "recv(handshake)");
       }
       have_ += static_cast<size_t>(got);
       continue;

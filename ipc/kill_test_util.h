@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <cstdio>
 
+#include "absl/functional/function_ref.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "gtest/gtest.h"
@@ -74,7 +75,23 @@ class MessageKillTest : public testing::ProcessTest {
   };
 };
 
+// Waits until `done()`, which some survivor sees to.
+inline void AwaitSurvivor(absl::FunctionRef<bool()> done) {
+  const absl::Time stranded = absl::Now() + kStranded;
+  while (!done()) {
+    ASSERT_LT(absl::Now(), stranded) << "a survivor has been stranded";
+    absl::SleepFor(absl::Microseconds(50));
+  }
+}
+
 // What a survivor on the other side gets, for as long as it lives.
+//
+// Not each run of the stepper is checked, and a victim may have died before it
+// woke the survivor, which finds out later what is there. So before each death:
+//
+//   AwaitSurvivor([&] { return <nothing is left for it>; });
+//   ASSERT_TRUE(survivor.WaitUntilAsleep());
+//   seen = log->count;
 struct Log {
   static constexpr int kMax = 1 << 16;
   std::atomic<int> count{0};
@@ -86,11 +103,7 @@ struct Log {
   }
   // Waits until there are so many.
   void Await(int wanted) {
-    const absl::Time stranded = absl::Now() + kStranded;
-    while (count < wanted) {
-      ASSERT_LT(absl::Now(), stranded) << "the sleeper has been stranded";
-      absl::SleepFor(absl::Microseconds(50));
-    }
+    AwaitSurvivor([&] { return count >= wanted; });
   }
 };
 

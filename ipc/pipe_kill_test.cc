@@ -239,9 +239,9 @@ TEST_F(PipeKillTest, SendWithSleepingReceiver) {
   int next = 0;
   int seen = 0;
   Run({.prepare =
-           [&] {
+           [&, &receiver = receiver] {
+             AwaitSurvivor([&] { return !receiver.Poll().value(); });
              ASSERT_TRUE(survivor.WaitUntilAsleep());
-             // Not each run of the stepper is checked.
              seen = log->count;
            },
        .op = [&,

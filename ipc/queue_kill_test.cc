@@ -16,7 +16,6 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -503,8 +502,8 @@ TEST_F(QueueKillTest, PutWithSleepingConsumer) {
   Outcomes outcomes;
   Run({.prepare =
            [&] {
+             AwaitSurvivor([&] { return queue.Empty(); });
              ASSERT_TRUE(consumer.WaitUntilAsleep());
-             // Not each run of the stepper is checked.
              seen = log->count;
            },
        .op = [&] { queue.Put(kVictims + next).IgnoreError(); },
@@ -539,13 +538,7 @@ void QueueKillProducerTest::RunGet(int64_t claim_after_nanos) {
     ipc_internal::RingTestPeer::SetClaimAfter(claim_after_nanos);
     while (queue.Put(*put).ok()) ++*put;
   });
-  const auto await_full = [&] {
-    const absl::Time stranded = absl::Now() + kStranded;
-    while (!queue.Full()) {
-      ASSERT_LT(absl::Now(), stranded) << "the producer has been stranded";
-      absl::SleepFor(absl::Microseconds(50));
-    }
-  };
+  const auto await_full = [&] { AwaitSurvivor([&] { return queue.Full(); }); };
   int next = 0;  // the oldest in the queue
   Outcomes outcomes;
   Run({.prepare =

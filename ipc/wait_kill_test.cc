@@ -9,7 +9,6 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -74,16 +73,9 @@ struct World {
       }
     });
     ASSERT_OK(queue.Put(1, kStranded));
-    const auto await = [](const std::function<bool()>& gone) {
-      const absl::Time stranded = absl::Now() + kStranded;
-      while (!gone()) {
-        ASSERT_LT(absl::Now(), stranded) << "the waiter has been stranded";
-        absl::SleepFor(absl::Microseconds(50));
-      }
-    };
-    await([&] { return queue.Empty(); });
+    AwaitSurvivor([&] { return queue.Empty(); });
     event.Set();
-    await([&] { return !event.IsSet(); });
+    AwaitSurvivor([&] { return !event.IsSet(); });
     ASSERT_OK(sender().Send(3, kStranded));
     EXPECT_EQ(waiter.Wait(kStranded), ExitStatus::Code(0)) << "stranded";
   }
@@ -239,13 +231,9 @@ class WaitKillNotifierTest : public WaitKillTest {
     Outcomes outcomes;
     Run({.prepare =
              [&] {
-               // Not each run of the stepper is checked. A victim of such a one
-               // may have died before it woke the waiter, who finds out later.
-               const absl::Time stranded = absl::Now() + kStranded;
-               while (!Wait({world.queue, world.receiver()}, kNow)->empty()) {
-                 ASSERT_LT(absl::Now(), stranded) << "stranded";
-                 absl::SleepFor(absl::Microseconds(50));
-               }
+               AwaitSurvivor([&] {
+                 return Wait({world.queue, world.receiver()}, kNow)->empty();
+               });
                ASSERT_TRUE(waiter.WaitUntilAsleep());
                seen = log->count;
              },
@@ -296,11 +284,7 @@ TEST_F(WaitKillNotifierTest, Set) {
        .check =
            [&](const KillPoint&) {
              // Without help, if it is set.
-             const absl::Time stranded = absl::Now() + kStranded;
-             while (world.event.IsSet()) {
-               ASSERT_LT(absl::Now(), stranded) << "stranded";
-               absl::SleepFor(absl::Microseconds(50));
-             }
+             AwaitSurvivor([&] { return !world.event.IsSet(); });
              const int seen = log->count;
              world.event.Set();
              log->Await(seen + 1);

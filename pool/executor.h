@@ -20,6 +20,7 @@
 #include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/time/time.h"
 #include "mp/base/deadline.h"
 
 namespace mp::pool_internal {
@@ -61,6 +62,15 @@ class TaskSink {
 // A task that was submitted, for its executor. No two have the same.
 using TaskId = uint64_t;
 
+// How long a task may run, from its beginning in the worker to its end. Not
+// enforced by any executor yet.
+struct TaskLimits {
+  // After that the task is asked to stop.
+  absl::Duration soft = absl::InfiniteDuration();
+  // After that its worker is killed, and the task fails with DeadlineExceeded.
+  absl::Duration hard = absl::InfiniteDuration();
+};
+
 // Safe to call from several threads.
 class Executor {
  public:
@@ -73,7 +83,8 @@ class Executor {
   // `encode` returned.
   virtual absl::StatusOr<TaskId> Submit(TaskFunction function, size_t size,
                                         TaskOutput::Encoder encode,
-                                        std::shared_ptr<TaskSink> sink) = 0;
+                                        std::shared_ptr<TaskSink> sink,
+                                        const TaskLimits& limits = {}) = 0;
   // If true, the task has not begun and never will, and its sink has been
   // called with Cancelled. False: it has begun, or ended; or it is about to
   // begin, so that nobody can say, and may still end with Cancelled unbegun.

@@ -1,12 +1,9 @@
 #include "mp/pool/executor_options.h"
 
-#include <iostream>
-
 #include "absl/strings/cord.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "mp/base/errno_status.h"
-#include "mp/base/exception.h"
 
 namespace mp::pool_internal {
 
@@ -52,11 +49,6 @@ absl::Status DeepCopy(const absl::Status& status) {
         copy.SetPayload(type, text);
       });
   return copy;
-}
-
-void ReportCallbackException() {
-  std::cerr << "mp::Pool: a callback threw " << DescribeCurrentException()
-            << "\n";
 }
 
 }  // namespace mp::pool_internal

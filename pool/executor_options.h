@@ -34,9 +34,6 @@ absl::Status InitializerError(absl::StatusCode code, std::string_view what);
 // see the counting, in an Abseil that was built without it.
 absl::Status DeepCopy(const absl::Status& status);
 
-// Says on stderr that the exception that is being handled came from a callback.
-void ReportCallbackException();
-
 }  // namespace mp::pool_internal
 
 #endif  // MP_POOL_EXECUTOR_OPTIONS_H_

@@ -30,7 +30,8 @@ using ::testing::IsEmpty;
 class IdleExecutor final : public Executor {
  public:
   absl::StatusOr<TaskId> Submit(TaskFunction, size_t, TaskOutput::Encoder,
-                                std::shared_ptr<TaskSink>) override {
+                                std::shared_ptr<TaskSink>,
+                                const TaskLimits&) override {
     return absl::UnimplementedError("");
   }
   bool Cancel(TaskId) override { return false; }

@@ -57,10 +57,13 @@ class Initializer {
   explicit operator bool() const { return run_ != nullptr; }
 
   // Internal: runs it, in a worker.
-  absl::StatusOr<pool_internal::WorkerObject> Run() const { return run_(); }
+  absl::StatusOr<pool_internal::WorkerObject> Run() const { return (*run_)(); }
 
  private:
-  std::function<absl::StatusOr<pool_internal::WorkerObject>()> run_;
+  using RunFunction =
+      std::function<absl::StatusOr<pool_internal::WorkerObject>()>;
+  // Shared by copies, for an initializer and its arguments may be large.
+  std::shared_ptr<const RunFunction> run_;
 };
 
 // What the initializer of the worker that runs this task has returned. For the
@@ -91,9 +94,10 @@ requires(!std::is_same_v<std::remove_cvref_t<F>, Initializer>)  //
   static_assert(
       kMoved || std::is_invocable_v<Function&, std::decay_t<Args>&...>,
       "mp: the initializer cannot be called with these arguments");
-  run_ = [function = Function(std::forward<F>(function)),
-          arguments = std::tuple<std::decay_t<Args>...>(std::forward<Args>(
-              arguments)...)]() -> absl::StatusOr<pool_internal::WorkerObject> {
+  RunFunction run =
+      [function = Function(std::forward<F>(function)),
+       arguments = std::tuple<std::decay_t<Args>...>(std::forward<Args>(
+           arguments)...)]() -> absl::StatusOr<pool_internal::WorkerObject> {
     try {
       Function own_function = function;
       auto own_arguments = arguments;
@@ -117,6 +121,7 @@ requires(!std::is_same_v<std::remove_cvref_t<F>, Initializer>)  //
       return pool_internal::ExceptionError();
     }
   };
+  run_ = std::make_shared<const RunFunction>(std::move(run));
 }
 
 }  // namespace mp

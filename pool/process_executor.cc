@@ -3,7 +3,6 @@
 #include <errno.h>
 #include <poll.h>
 #include <signal.h>
-#include <string.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
 
@@ -15,46 +14,20 @@
 #include <system_error>
 #include <utility>
 
-#include "absl/base/optimization.h"
 #include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
 #include "mp/base/check.h"
 #include "mp/base/errno_status.h"
 #include "mp/ipc/codec.h"
-#include "mp/pool/worker.h"
+#include "mp/ipc/ring.h"
 #include "mp/pool/worker_died.h"
+#include "mp/pool/worker_loop.h"
 #include "mp/shm/slab.h"
 
 namespace mp::pool_internal {
-
-using ipc_internal::Ring;
-using ipc_internal::RingResult;
-
-struct ProcessExecutor::TaskHeader {
-  TaskFunction function;  // workers are forks: same address there
-  uint32_t index;
-  uint32_t unused;
-};
-
-struct ProcessExecutor::ResultHeader {
-  // kNoStart: a worker's initializer has failed; no task's result.
-  enum Kind : uint32_t { kPart, kFinish, kFail, kNoStart };
-  uint32_t index;
-  Kind kind;
-};
-
 namespace {
 
-constexpr char kOverwritten[] = "a pool's memory was overwritten";
-
-template <class T>
-T ReadHeader(std::span<const std::byte>& bytes) {
-  MP_CHECK(bytes.size() >= sizeof(T)) << kOverwritten;
-  T header;
-  memcpy(&header, bytes.data(), sizeof(T));
-  bytes = bytes.subspan(sizeof(T));
-  return header;
-}
+using ipc_internal::RingResult;
 
 constexpr int64_t kGatherNanos = 100'000;
 
@@ -79,10 +52,6 @@ bool IsSignalFromOutside(int exitcode) {
     default:
       return false;
   }
-}
-
-constexpr uint64_t PackClaim(uint32_t index, uint32_t number) {
-  return (uint64_t{index} + 1) << 32 | number;
 }
 
 // Of a task that has been cancelled and not yet been skipped.
@@ -135,170 +104,14 @@ class OpenPools {
 
 }  // namespace
 
-// ---- in a worker ----
-
-class ProcessExecutor::WorkerOutput final : public TaskOutput {
- public:
-  WorkerOutput(Ring& results, uint32_t index, Token owner)
-      : results_(results), index_(index), owner_(owner) {}
-
-  void Part(size_t size, Encoder encode) override {
-    Put(ResultHeader::kPart, size, encode);
-  }
-
-  void Finish(size_t size, Encoder encode) override {
-    Put(ResultHeader::kFinish, size, encode);
-  }
-
-  void Fail(const absl::Status& error) override {
-    if (ended_) return;
-    const size_t size = EncodedSize(error);
-    Put(ResultHeader::kFail, size,
-        [&](std::span<std::byte> out) { return Encode(error, out); });
-  }
-
-  size_t max_size() const override {
-    return results_.max_record_size() - sizeof(ResultHeader);
-  }
-
-  absl::Status TooLarge(size_t size) const override {
-    return ResultTooLargeError(size, max_size());
-  }
-
-  bool ended() const { return ended_; }
-
- private:
-  void Put(ResultHeader::Kind kind, size_t size, Encoder encode) {
-    MP_CHECK(!ended_) << "a task that ends twice";
-    const ResultHeader header = {.index = index_, .kind = kind};
-    absl::Status encoded;
-    const RingResult result = results_.Put(
-        sizeof(header) + size,
-        [&](std::byte* to, uint32_t) {
-          memcpy(to, &header, sizeof(header));
-          encoded = encode(std::span(to + sizeof(header), size));
-          return encoded.ok();
-        },
-        Deadline::Infinite(), Ring::WatchOne{owner_});
-    switch (result) {
-      case RingResult::kDone:
-        ended_ = kind != ResultHeader::kPart;
-        return;
-      case RingResult::kAborted:
-        return Fail(encoded);
-      case RingResult::kTooLarge:
-        return Fail(TooLarge(size));
-      default:
-        // Nobody is left to report to.
-        Exit(EXIT_FAILURE);
-    }
-  }
-
-  Ring& results_;
-  const uint32_t index_;
-  const Token owner_;
-  bool ended_ = false;
-};
-
-int ProcessExecutor::Serve(size_t index) {
-  // If the thread that this process was made in is a worker itself. Its object
-  // is not destroyed: it is that thread's.
-  SetWorkerName({});
-  new WorkerObject(std::exchange(CurrentWorkerObject(), {}));
-  Claim& claim = *workers_[index].claim;
-  if (initializer_) {
-    absl::StatusOr<WorkerObject> object = initializer_.Run();
-    if (!object.ok()) {
-      ReportFailedInitializer(object.status());
-      return EXIT_FAILURE;
-    }
-    CurrentWorkerObject() = *std::move(object);
-  }
-  const absl::Cleanup destroy_object = [] { CurrentWorkerObject() = {}; };
-  claim.starts.fetch_add(1, std::memory_order_relaxed);
-  std::vector<std::byte> input;
-  for (int tasks = 0; maxtasksperchild_ == 0 || tasks < maxtasksperchild_;
-       ++tasks) {
-    uint64_t task = 0;
-    TaskHeader header = {};
-    absl::Status read;
-    const RingResult result = tasks_.Get(
-        [&](std::span<const std::byte> bytes, uint32_t number) {
-          header = ReadHeader<TaskHeader>(bytes);
-          try {
-            input.assign(bytes.begin(), bytes.end());
-          } catch (...) {
-            // There is no memory for it. If the task stayed in the ring, that
-            // would be the end of one worker after the other.
-            read = ExceptionError();
-          }
-          task = PackClaim(header.index, number);
-          // Relaxed: Get's release of the new head, which follows, publishes
-          // it.
-          claim.task.store(task, std::memory_order_relaxed);
-        },
-        Deadline::Infinite(), Ring::WatchOne{owner_});
-    if (result == RingResult::kClosed) return EXIT_SUCCESS;
-    // The owner of the pool is dead, or has destroyed the pool's memory.
-    if (result != RingResult::kDone) return EXIT_FAILURE;
-
-    WorkerOutput output(results_, header.index, owner_);
-    // Behind the release of the ring's lock: pairs with the fences in
-    // MarkCancelled() and Submit().
-    FenceBeforeNotifyAfterRmw();
-    if (ABSL_PREDICT_FALSE(MayPutBacklog())) results_.WakeConsumer();
-    if (ABSL_PREDICT_FALSE(IsMarked(task))) {
-      output.Fail(TaskCancelledError());
-    } else if (ABSL_PREDICT_FALSE(!read.ok())) {
-      output.Fail(read);
-    } else {
-      try {
-        header.function(input, output);
-      } catch (...) {
-        output.Fail(ExceptionError());
-      }
-    }
-    MP_CHECK(output.ended()) << "a task without an end";
-    claim.done.fetch_add(1, std::memory_order_relaxed);
-    // Release: whoever sees the claim gone sees the result.
-    claim.task.store(0, std::memory_order_release);
-  }
-  return EXIT_SUCCESS;
-}
-
-void ProcessExecutor::ReportFailedInitializer(const absl::Status& error) {
-  absl::Status report =
-      InitializerError(error.code(), std::string(error.message()));
-  const size_t most = results_.max_record_size() / 2;
-  if (EncodedSize(report) > most) {
-    report = absl::Status(report.code(), report.message().substr(0, most / 2));
-  }
-  const ResultHeader header = {.index = 0, .kind = ResultHeader::kNoStart};
-  const size_t size = EncodedSize(report);
-  // If nobody is left to take it, there is nobody to be told.
-  results_.Put(
-      sizeof(header) + size,
-      [&](std::byte* to, uint32_t) {
-        memcpy(to, &header, sizeof(header));
-        return Encode(report, std::span(to + sizeof(header), size)).ok();
-      },
-      Deadline::Infinite(), Ring::WatchOne{owner_});
-}
-
-// ---- in the pool's process ----
-
 absl::StatusOr<std::unique_ptr<ProcessExecutor>> ProcessExecutor::Create(
     const ExecutorOptions& options) {
-  absl::StatusOr<Ring> tasks = Ring::Create(
-      {.name = "pool-tasks", .capacity_bytes = options.task_capacity_bytes});
-  if (!tasks.ok()) return tasks.status();
-  absl::StatusOr<Ring> results =
-      Ring::Create({.name = "pool-results",
-                    .capacity_bytes = options.result_capacity_bytes});
-  if (!results.ok()) return results.status();
+  absl::StatusOr<TaskBoard> board = TaskBoard::Create(
+      options.task_capacity_bytes, options.result_capacity_bytes);
+  if (!board.ok()) return board.status();
   // Not make_unique: the constructor is private.
   std::unique_ptr<ProcessExecutor> executor(
-      new ProcessExecutor(options, *std::move(tasks), *std::move(results)));
+      new ProcessExecutor(options, *std::move(board)));
   if (absl::Status status = executor->Start(); !status.ok()) {
     executor->UndoStart();
     return status;
@@ -306,13 +119,11 @@ absl::StatusOr<std::unique_ptr<ProcessExecutor>> ProcessExecutor::Create(
   return executor;
 }
 
-ProcessExecutor::ProcessExecutor(const ExecutorOptions& options, Ring tasks,
-                                 Ring results)
-    : owner_(Liveness::Self()),
-      initializer_(options.initializer),
+ProcessExecutor::ProcessExecutor(const ExecutorOptions& options,
+                                 TaskBoard board)
+    : initializer_(options.initializer),
       maxtasksperchild_(options.maxtasksperchild),
-      tasks_(std::move(tasks)),
-      results_(std::move(results)),
+      board_(std::move(board)),
       workers_(static_cast<size_t>(options.processes)) {}
 
 ProcessExecutor::~ProcessExecutor() {
@@ -330,9 +141,6 @@ ProcessExecutor::~ProcessExecutor() {
 absl::Status ProcessExecutor::Start() {
   wake_supervisor_.reset(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!wake_supervisor_) return ErrnoStatus(errno, "eventfd");
-  absl::StatusOr<std::shared_ptr<Notices>> notices = MakeShared<Notices>();
-  if (!notices.ok()) return notices.status();
-  notices_ = *std::move(notices);
   for (Worker& worker : workers_) {
     absl::StatusOr<std::shared_ptr<Claim>> claim = MakeShared<Claim>();
     if (!claim.ok()) return claim.status();
@@ -354,7 +162,7 @@ absl::Status ProcessExecutor::Start() {
 // After Start() has failed, wherever that was.
 void ProcessExecutor::UndoStart() {
   // Has the collector end. Only then has nobody else a hand on the workers.
-  results_.Close();
+  board_.results.Close();
   if (collector_.joinable()) collector_.join();
   for (Worker& worker : workers_) {
     if (!worker.running) continue;
@@ -362,21 +170,23 @@ void ProcessExecutor::UndoStart() {
     worker.process.Join().IgnoreError();
     worker.running = false;
   }
-  finished_ = true;  // perhaps no thread has said so
+  callbacks_.End();  // perhaps no thread has said so
 }
 
 absl::Status ProcessExecutor::StartWorker(size_t index) {
   static std::atomic<int> count{0};
-  {
-    Worker& worker = workers_[index];
-    worker.starts = worker.claim->starts.load(std::memory_order_relaxed);
-    worker.done = worker.claim->done.load(std::memory_order_relaxed);
-  }
-  Process process(
-      {.name = absl::StrCat("PoolWorker-", ++count),
-       .daemon = true,
-       .start_method = StartMethod::kFork},  // for all that Serve() needs
-      [this, index] { return Serve(index); });
+  WorkerPlan plan = {.board = board_,
+                     .claim = workers_[index].claim,
+                     .initializer = initializer_,
+                     .maxtasksperchild = maxtasksperchild_};
+  workers_[index].starts = plan.claim->starts.load(std::memory_order_relaxed);
+  workers_[index].done = plan.claim->done.load(std::memory_order_relaxed);
+  Process process({.name = absl::StrCat("PoolWorker-", ++count),
+                   .daemon = true,
+                   .start_method = StartMethod::kFork},
+                  [plan = std::move(plan)]() mutable {
+                    return WorkerLoop(std::move(plan)).Run();
+                  });
   if (absl::Status status = process.Start(); !status.ok()) return status;
   const std::lock_guard lock(mutex_);
   Worker& worker = workers_[index];
@@ -390,7 +200,8 @@ absl::Status ProcessExecutor::StartWorker(size_t index) {
 absl::StatusOr<TaskId> ProcessExecutor::Submit(TaskFunction function,
                                                size_t size,
                                                TaskOutput::Encoder encode,
-                                               std::shared_ptr<TaskSink> sink) {
+                                               std::shared_ptr<TaskSink> sink,
+                                               const TaskLimits& /*limits*/) {
   if (size > max_input_size()) {
     return InputTooLargeError(size, max_input_size());
   }
@@ -424,7 +235,7 @@ absl::StatusOr<TaskId> ProcessExecutor::Submit(TaskFunction function,
     // Store, fence, look at the ring's head, which workers store before they
     // have a fence and look at this (Dekker's pattern). So who removes a task,
     // and is not seen here to have done so, sees that some wait.
-    notices_->backlog.store(1, std::memory_order_relaxed);
+    board_.notices->set_backlog(true);
     std::atomic_thread_fence(std::memory_order_seq_cst);
     PutBacklog();
   }
@@ -437,7 +248,7 @@ bool ProcessExecutor::PutTask(uint32_t index, TaskFunction function,
                               absl::Status* error) {
   const TaskHeader header = {function, index, 0};
   // Only this process puts tasks, and under mutex_: nobody else is waited for.
-  const RingResult result = tasks_.Put(
+  const RingResult result = board_.tasks.Put(
       sizeof(header) + size,
       [&](std::byte* to, uint32_t number) {
         memcpy(to, &header, sizeof(header));
@@ -448,7 +259,7 @@ bool ProcessExecutor::PutTask(uint32_t index, TaskFunction function,
       Deadline::Now());
   MP_CHECK(result == RingResult::kDone || result == RingResult::kAborted ||
            result == RingResult::kTimedOut)
-      << kOverwritten;
+      << kPoolMemoryOverwritten;
   return result != RingResult::kTimedOut;
 }
 
@@ -471,19 +282,8 @@ void ProcessExecutor::PutBacklog() {
     }
     backlog_.pop_front();
   }
-  notices_->backlog.store(0, std::memory_order_relaxed);
-  if (state_ == State::kClosing && !tasks_.closed()) tasks_.Close();
-}
-
-// Whether tasks wait though the ring is empty. A worker asks behind its fence.
-// If it has removed the last task of all, HasRecord() sees that. And `backlog`
-// was set before that task was put, and the put's release has told of it; or
-// Submit() has set it and not seen the removal, and the fences tell. If this
-// takes what is gone for a task, another worker has removed that, and asks,
-// too.
-bool ProcessExecutor::MayPutBacklog() const {
-  return notices_->backlog.load(std::memory_order_relaxed) != 0 &&
-         !tasks_.HasRecord();
+  board_.notices->set_backlog(false);
+  if (state_ == State::kClosing && !board_.tasks.closed()) board_.tasks.Close();
 }
 
 bool ProcessExecutor::IsOpen() const {
@@ -493,7 +293,7 @@ bool ProcessExecutor::IsOpen() const {
 }
 
 size_t ProcessExecutor::max_input_size() const {
-  return tasks_.max_record_size() - sizeof(TaskHeader);
+  return board_.max_input_size();
 }
 
 // Returns the size of what was delivered. REQUIRES: delivery_mutex_ held.
@@ -529,13 +329,13 @@ size_t ProcessExecutor::DeliverResults() {
   };
   // Those that are there now: workers may go on putting for ever.
   RingResult result = RingResult::kDone;
-  for (uint32_t left = results_.size(); left > 0 && result == RingResult::kDone;
-       --left) {
-    result = results_.Get(deliver, Deadline::Now());
+  for (uint32_t left = board_.results.size();
+       left > 0 && result == RingResult::kDone; --left) {
+    result = board_.results.Get(deliver, Deadline::Now());
   }
   MP_CHECK(result == RingResult::kDone || result == RingResult::kTimedOut ||
            result == RingResult::kClosed)
-      << kOverwritten;
+      << kPoolMemoryOverwritten;
   const std::lock_guard lock(mutex_);
   PutBacklog();
   return size;
@@ -555,7 +355,7 @@ std::shared_ptr<TaskSink> ProcessExecutor::TakeSink(uint32_t index) {
 void ProcessExecutor::FreeEntry(uint32_t index) {
   Pending& pending = pending_[index];
   if (pending.cancelled && pending.number.has_value()) {
-    Unmark(PackClaim(index, *pending.number));
+    board_.notices->Unmark(PackTask(index, *pending.number));
   }
   const uint32_t generation = pending.generation + 1;
   pending = Pending();
@@ -579,7 +379,7 @@ bool ProcessExecutor::Cancel(TaskId id) {
       return false;
     }
     if (pending.number.has_value() &&
-        !MarkCancelled(PackClaim(index, *pending.number))) {
+        !MarkCancelled(PackTask(index, *pending.number))) {
       return false;
     }
     // The entry stays until the task has been skipped.
@@ -592,33 +392,16 @@ bool ProcessExecutor::Cancel(TaskId id) {
 
 // Whether the task will be skipped for certain. REQUIRES: mutex_ held.
 bool ProcessExecutor::MarkCancelled(uint64_t task) {
-  const auto number = static_cast<uint32_t>(task);
-  std::atomic<uint64_t>& mark = notices_->marks[number % Notices::kMarks];
-  if (mark.load(std::memory_order_relaxed) != 0) return false;
-  mark.store(task, std::memory_order_relaxed);
-  notices_->cancels.fetch_add(1, std::memory_order_relaxed);
+  if (!board_.notices->Mark(task)) return false;
   std::atomic_thread_fence(std::memory_order_seq_cst);
   // The order matters: a claim is gone only after the task has been removed.
   bool begun = false;
   for (const Worker& worker : workers_) {
     begun |= worker.claim->task.load(std::memory_order_acquire) == task;
   }
-  begun |= static_cast<int32_t>(tasks_.gotten() - number) > 0;
-  if (begun) Unmark(task);
+  begun |= static_cast<int32_t>(board_.tasks.gotten() - NumberOfTask(task)) > 0;
+  if (begun) board_.notices->Unmark(task);
   return !begun;
-}
-
-bool ProcessExecutor::IsMarked(uint64_t task) const {
-  const auto number = static_cast<uint32_t>(task);
-  return notices_->cancels.load(std::memory_order_relaxed) != 0 &&
-         notices_->marks[number % Notices::kMarks].load(
-             std::memory_order_relaxed) == task;
-}
-
-void ProcessExecutor::Unmark(uint64_t task) {
-  const auto number = static_cast<uint32_t>(task);
-  notices_->marks[number % Notices::kMarks].store(0, std::memory_order_relaxed);
-  notices_->cancels.fetch_sub(1, std::memory_order_relaxed);
 }
 
 bool ProcessExecutor::Wait(absl::FunctionRef<bool()> ready,
@@ -630,13 +413,14 @@ bool ProcessExecutor::Wait(absl::FunctionRef<bool()> ready,
     waiting_.fetch_sub(1, std::memory_order_relaxed);
   };
   const auto deliver = [&] {
-    if (results_.HasRecord()) {
+    if (board_.results.HasRecord()) {
       const std::unique_lock lock(delivery_mutex_, std::try_to_lock);
       if (lock.owns_lock()) DeliverResults();
     }
     return ready();
   };
-  if (deliver() || results_.SpinUntil(delivery_spin_, deliver)) return true;
+  if (deliver() || board_.results.SpinUntil(delivery_spin_, deliver))
+    return true;
   FenceBeforeNotify();
   waiting_gate_.Notify();
   return doze();
@@ -648,70 +432,35 @@ bool ProcessExecutor::Wait(absl::FunctionRef<bool()> ready,
 void ProcessExecutor::Collect() {
   do {
     size_t delivered = 0;
-    results_.WaitForRecord(
-        [this] {
-          return have_callbacks_.load(std::memory_order_acquire) ||
-                 MayPutBacklog();
-        },
+    board_.results.WaitForRecord(
+        [this] { return callbacks_.HasAny() || board_.BacklogIsDue(); },
         Deadline::Infinite());
     {
       const std::lock_guard lock(delivery_mutex_);
       delivered = DeliverResults();
     }
-    RunCallbacks();
+    callbacks_.RunAll();
     if (MayGather(delivered)) {
       waiting_gate_.Sleep(
           [this] { return waiting_.load(std::memory_order_relaxed) > 0; },
           Deadline::Infinite().Sooner(kGatherNanos));
     }
     // The supervisor closes the ring when all sinks have been called.
-  } while (!results_.closed() || results_.HasRecord());
-  RunCallbacks();
-  finished_.store(true, std::memory_order_release);
-  FenceBeforeNotify();
-  finished_gate_.NotifyAll();
-  // Who posts one from now on, runs it; this is for who did just before.
-  RunCallbacks();
+  } while (!board_.results.closed() || board_.results.HasRecord());
+  callbacks_.End();
 }
 
 // Whether the workers neither run out of tasks nor of room for results, at the
 // rate of what was `delivered` last, while nobody looks after them for a while.
 bool ProcessExecutor::MayGather(size_t delivered) const {
   const std::lock_guard lock(mutex_);
-  return backlog_.empty() && delivered < results_.max_record_size() / 4;
+  return backlog_.empty() && delivered < board_.results.max_record_size() / 4;
 }
 
 void ProcessExecutor::Post(std::function<void()> callback) {
   if (IsForkedCopy()) return;
-  {
-    const std::lock_guard lock(mutex_);
-    callbacks_.push_back(std::move(callback));
-    have_callbacks_.store(true, std::memory_order_release);
-  }
-  results_.WakeConsumer();
-  // After the end there is no thread to run it.
-  if (finished_.load(std::memory_order_acquire)) RunCallbacks();
-}
-
-void ProcessExecutor::RunCallbacks() {
-  for (;;) {
-    std::function<void()> callback;
-    {
-      const std::lock_guard lock(mutex_);
-      if (callbacks_.empty()) {
-        have_callbacks_.store(false, std::memory_order_relaxed);
-        return;
-      }
-      callback = std::move(callbacks_.front());
-      callbacks_.pop_front();
-    }
-    try {
-      callback();
-    } catch (...) {
-      // As in Python, nobody is there to catch it; the pool goes on.
-      ReportCallbackException();
-    }
-  }
+  callbacks_.Post(std::move(callback),
+                  [this] { board_.results.WakeConsumer(); });
 }
 
 void ProcessExecutor::Supervise() {
@@ -745,7 +494,7 @@ void ProcessExecutor::Supervise() {
   const std::lock_guard lock(delivery_mutex_);
   DeliverResults();
   FailAll(PoolTerminatedError());
-  results_.Close();
+  board_.results.Close();
 }
 
 // The time until it is to be called again; -1 if no worker is missing.
@@ -772,7 +521,7 @@ bool ProcessExecutor::NeedsWorkers() const {
     case State::kRunning:
       return true;
     case State::kClosing:
-      return !backlog_.empty() || tasks_.HasRecord();
+      return !backlog_.empty() || board_.tasks.HasRecord();
     case State::kTerminated:
       return false;
   }
@@ -788,7 +537,7 @@ void ProcessExecutor::SettleDeath(size_t index) {
 
   // The order of the reads matters: see the header.
   const std::lock_guard delivery(delivery_mutex_);
-  const uint32_t removed = tasks_.gotten();
+  const uint32_t removed = board_.tasks.gotten();
   std::vector<uint64_t> claims;
   for (const Worker& each : workers_) {
     claims.push_back(each.claim->task.load(std::memory_order_acquire));
@@ -799,8 +548,8 @@ void ProcessExecutor::SettleDeath(size_t index) {
 
   std::shared_ptr<TaskSink> sink;
   const uint64_t claim = claims[index];
-  const auto number = static_cast<uint32_t>(claim);
-  const auto task = static_cast<uint32_t>(claim >> 32) - 1;
+  const uint32_t number = NumberOfTask(claim);
+  const uint32_t task = IndexOfTask(claim);
   if (claim != 0 && static_cast<int32_t>(removed - number) > 0 &&
       std::count(claims.begin(), claims.end(), claim) == 1) {
     const std::lock_guard lock(mutex_);
@@ -870,7 +619,7 @@ void ProcessExecutor::FailAll(const absl::Status& error) {
   {
     const std::lock_guard lock(mutex_);
     backlog_.clear();
-    notices_->backlog.store(0, std::memory_order_relaxed);
+    board_.notices->set_backlog(false);
     for (Pending& pending : pending_) {
       if (pending.sink != nullptr) sinks.push_back(std::move(pending.sink));
     }
@@ -922,11 +671,8 @@ absl::Status ProcessExecutor::Join(Deadline deadline) {
           "Join of a pool that is neither closed nor terminated");
     }
   }
-  const auto finished = [this] {
-    return finished_.load(std::memory_order_acquire);
-  };
-  if (!finished_gate_.Wait(finished_spin_, finished, deadline)) {
-    return absl::DeadlineExceededError("the pool's workers have not ended");
+  if (absl::Status ended = callbacks_.WaitForEnd(deadline); !ended.ok()) {
+    return ended;
   }
   // They have nothing more to do.
   const std::lock_guard lock(join_mutex_);

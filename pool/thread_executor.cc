@@ -131,7 +131,7 @@ absl::Status ThreadExecutor::Start() {
       std::move(not_started).Cancel();
     }
   } catch (const std::system_error& error) {
-    if (!callback_thread_.joinable()) finished_ = true;
+    if (!callback_thread_.joinable()) callbacks_.End();
     return ErrnoStatus(error.code().value(), "pthread_create");
   }
   return absl::OkStatus();
@@ -140,7 +140,8 @@ absl::Status ThreadExecutor::Start() {
 absl::StatusOr<TaskId> ThreadExecutor::Submit(TaskFunction function,
                                               size_t size,
                                               TaskOutput::Encoder encode,
-                                              std::shared_ptr<TaskSink> sink) {
+                                              std::shared_ptr<TaskSink> sink,
+                                              const TaskLimits& /*limits*/) {
   if (size > max_input_size_) return InputTooLargeError(size, max_input_size_);
   if (IsForkedCopy()) return ForkedPoolError();
   TaskId id = 0;
@@ -330,12 +331,8 @@ absl::Status ThreadExecutor::Join(Deadline deadline) {
           "Join of a pool that is neither closed nor terminated");
     }
   }
-  const auto finished = [this] {
-    return finished_.load(std::memory_order_acquire);
-  };
-  if (!finished() && (deadline == Deadline::Now() ||
-                      !finished_gate_.Sleep(finished, deadline))) {
-    return absl::DeadlineExceededError("the pool's workers have not ended");
+  if (absl::Status ended = callbacks_.WaitForEnd(deadline); !ended.ok()) {
+    return ended;
   }
   // They have nothing more to do.
   const std::lock_guard lock(join_mutex_);
@@ -354,15 +351,10 @@ bool ThreadExecutor::Wait(absl::FunctionRef<bool()> ready,
 
 void ThreadExecutor::Post(std::function<void()> callback) {
   if (IsForkedCopy()) return;
-  {
-    const std::lock_guard lock(mutex_);
-    callbacks_.push_back(std::move(callback));
-    have_callbacks_.store(true, std::memory_order_release);
-  }
-  FenceBeforeNotify();
-  callback_gate_.NotifyAll();
-  // After the end there is no thread to run it.
-  if (finished_.load(std::memory_order_acquire)) RunCallbacks();
+  callbacks_.Post(std::move(callback), [this] {
+    FenceBeforeNotify();
+    callback_gate_.NotifyAll();
+  });
 }
 
 void ThreadExecutor::CallBack() {
@@ -371,39 +363,11 @@ void ThreadExecutor::CallBack() {
            workers_left_.load(std::memory_order_acquire) == 0;
   };
   do {
-    callback_gate_.Sleep(
-        [&] {
-          return have_callbacks_.load(std::memory_order_acquire) || all_left();
-        },
-        Deadline::Infinite());
-    RunCallbacks();
+    callback_gate_.Sleep([&] { return callbacks_.HasAny() || all_left(); },
+                         Deadline::Infinite());
+    callbacks_.RunAll();
   } while (!all_left());
-  RunCallbacks();
-  finished_.store(true, std::memory_order_release);
-  FenceBeforeNotify();
-  finished_gate_.NotifyAll();
-  // Who posts one from now on, runs it; this is for who did just before.
-  RunCallbacks();
-}
-
-void ThreadExecutor::RunCallbacks() {
-  for (;;) {
-    std::function<void()> callback;
-    {
-      const std::lock_guard lock(mutex_);
-      if (callbacks_.empty()) {
-        have_callbacks_.store(false, std::memory_order_relaxed);
-        return;
-      }
-      callback = std::move(callbacks_.front());
-      callbacks_.pop_front();
-    }
-    try {
-      callback();
-    } catch (...) {
-      ReportCallbackException();
-    }
-  }
+  callbacks_.End();
 }
 
 }  // namespace mp::pool_internal

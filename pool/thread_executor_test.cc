@@ -51,8 +51,8 @@ class CountingSink final : public TaskSink {
 
 absl::Status NoBytes(std::span<std::byte>) { return absl::OkStatus(); }
 
-absl::StatusOr<std::unique_ptr<ThreadExecutor>> Create(int processes,
-                                                       size_t capacity = 4096) {
+absl::StatusOr<std::unique_ptr<Executor>> Create(int processes,
+                                                 size_t capacity = 4096) {
   return ThreadExecutor::Create({.processes = processes,
                                  .task_capacity_bytes = capacity,
                                  .result_capacity_bytes = capacity});

@@ -1,0 +1,50 @@
+// What runs in a worker process: it runs the initializer, then takes tasks,
+// runs them and answers, until there are no more. Internal to the executor of
+// processes.
+
+#ifndef MP_POOL_WORKER_LOOP_H_
+#define MP_POOL_WORKER_LOOP_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "mp/ipc/ring.h"
+#include "mp/pool/initializer.h"
+#include "mp/pool/task_board.h"
+
+namespace mp::pool_internal {
+
+// All that a worker is told.
+struct WorkerPlan {
+  TaskBoard board;
+  std::shared_ptr<Claim> claim;
+  Initializer initializer;
+  int maxtasksperchild = 0;  // 0: without limit
+};
+
+class WorkerLoop {
+ public:
+  explicit WorkerLoop(WorkerPlan plan) : plan_(std::move(plan)) {}
+
+  // Returns the exit code: of success if the pool is closed, or after
+  // `maxtasksperchild` tasks; of failure if the initializer failed, or the
+  // pool's process is dead.
+  int Run();
+
+ private:
+  struct Taken;
+
+  void ReportFailedInitializer(const absl::Status& error);
+  ipc_internal::RingResult Take(Taken& taken);
+  void Do(const Taken& taken);
+
+  WorkerPlan plan_;
+  std::vector<std::byte> input_;  // of the task that runs
+};
+
+}  // namespace mp::pool_internal
+
+#endif  // MP_POOL_WORKER_LOOP_H_

@@ -21,6 +21,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "mp/base/code_place.h"
 #include "mp/base/deadline.h"
 
 namespace mp::pool_internal {
@@ -35,6 +36,12 @@ class TaskOutput {
   // The last part. A task ends with exactly one Finish or Fail.
   virtual void Finish(size_t size, Encoder encode) = 0;
   virtual void Fail(const absl::Status& error) = 0;
+
+  // The function that has this address in the pool's process, which is another
+  // program's if workers are not forked from it. The error is the task's.
+  virtual absl::StatusOr<CodeAddress> FindCode(uint64_t address) {
+    return reinterpret_cast<CodeAddress>(address);
+  }
 
   // More bytes than this in one part fail the task, with this error.
   virtual size_t max_size() const = 0;

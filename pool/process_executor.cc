@@ -17,6 +17,7 @@
 #include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
 #include "mp/base/check.h"
+#include "mp/base/code_place.h"
 #include "mp/base/errno_status.h"
 #include "mp/ipc/codec.h"
 #include "mp/ipc/ring.h"
@@ -123,6 +124,7 @@ ProcessExecutor::ProcessExecutor(const ExecutorOptions& options,
                                  TaskBoard board)
     : initializer_(options.initializer),
       maxtasksperchild_(options.maxtasksperchild),
+      start_method_(options.start_method),
       board_(std::move(board)),
       workers_(static_cast<size_t>(options.processes)) {}
 
@@ -178,15 +180,16 @@ absl::Status ProcessExecutor::StartWorker(size_t index) {
   WorkerPlan plan = {.board = board_,
                      .claim = workers_[index].claim,
                      .initializer = initializer_,
-                     .maxtasksperchild = maxtasksperchild_};
+                     .maxtasksperchild = maxtasksperchild_,
+                     .code = start_method_ == StartMethod::kFork
+                                 ? std::vector<CodeRange>()
+                                 : LoadedCode()};
   workers_[index].starts = plan.claim->starts.load(std::memory_order_relaxed);
   workers_[index].done = plan.claim->done.load(std::memory_order_relaxed);
   Process process({.name = absl::StrCat("PoolWorker-", ++count),
                    .daemon = true,
-                   .start_method = StartMethod::kFork},
-                  [plan = std::move(plan)]() mutable {
-                    return WorkerLoop(std::move(plan)).Run();
-                  });
+                   .start_method = start_method_},
+                  RunWorker, std::move(plan));
   if (absl::Status status = process.Start(); !status.ok()) return status;
   const std::lock_guard lock(mutex_);
   Worker& worker = workers_[index];
@@ -246,7 +249,9 @@ absl::StatusOr<TaskId> ProcessExecutor::Submit(TaskFunction function,
 bool ProcessExecutor::PutTask(uint32_t index, TaskFunction function,
                               size_t size, TaskOutput::Encoder encode,
                               absl::Status* error) {
-  const TaskHeader header = {function, index, 0};
+  const TaskHeader header = {.function = reinterpret_cast<uintptr_t>(function),
+                             .index = index,
+                             .unused = 0};
   // Only this process puts tasks, and under mutex_: nobody else is waited for.
   const RingResult result = board_.tasks.Put(
       sizeof(header) + size,
@@ -592,13 +597,17 @@ void ProcessExecutor::CountIdleDeath(const Worker& worker,
     return;
   }
   start_deaths_.Count(starts);
-  if (!initializer_) return;
+  // A fork without an initializer has nothing to fail in.
+  if (!initializer_ && start_method_ == StartMethod::kFork) return;
   const bool from_outside = IsSignalFromOutside(exitcode);
   if (from_outside && start_deaths_.length < kMaxStartDeaths) return;
-  FailPool(InitializerError(
-      absl::StatusCode::kAborted,
+  const std::string what =
       absl::StrCat(ToAbsl(name), " (pid ", pid, ") ", DescribeEnd(exitcode),
-                   from_outside ? ", as others before" : "")));
+                   from_outside ? ", as others before" : "");
+  FailPool(initializer_
+               ? InitializerError(absl::StatusCode::kAborted, what)
+               : absl::AbortedError(absl::StrCat(
+                     "the pool's workers end before they are ready: ", what)));
 }
 
 // For good: whatever is submitted later fails, too. REQUIRES: delivery_mutex_

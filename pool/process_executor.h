@@ -43,6 +43,7 @@
 #include "mp/pool/initializer.h"
 #include "mp/pool/task_board.h"
 #include "mp/process/process.h"
+#include "mp/process/start_method.h"
 #include "mp/shm/adaptive_spin.h"
 #include "mp/shm/gate.h"
 #include "mp/shm/liveness.h"
@@ -136,6 +137,7 @@ class ProcessExecutor final : public Executor {
 
   const Initializer initializer_;
   const int maxtasksperchild_;
+  const StartMethod start_method_;
   TaskBoard board_;
 
   // Guards what submitters touch. Taken after delivery_mutex_.

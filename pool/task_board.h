@@ -49,7 +49,7 @@ namespace mp::pool_internal {
 
 // In front of a task's input.
 struct TaskHeader {
-  TaskFunction function;  // workers are forks: same address there
+  uint64_t function;  // a TaskFunction's address in the pool's process
   uint32_t index;
   uint32_t unused;
 };

@@ -28,8 +28,8 @@ using ipc_internal::RingResult;
 
 class WorkerOutput final : public TaskOutput {
  public:
-  WorkerOutput(TaskBoard& board, uint32_t index)
-      : board_(board), index_(index) {}
+  WorkerOutput(TaskBoard& board, ForeignCode& code, uint32_t index)
+      : board_(board), code_(code), index_(index) {}
 
   void Part(size_t size, Encoder encode) override {
     Put(ResultHeader::kPart, size, encode);
@@ -44,6 +44,10 @@ class WorkerOutput final : public TaskOutput {
     const size_t size = EncodedSize(error);
     Put(ResultHeader::kFail, size,
         [&](std::span<std::byte> out) { return Encode(error, out); });
+  }
+
+  absl::StatusOr<CodeAddress> FindCode(uint64_t address) override {
+    return code_.Find(address);
   }
 
   size_t max_size() const override { return board_.max_result_size(); }
@@ -82,6 +86,7 @@ class WorkerOutput final : public TaskOutput {
   }
 
   TaskBoard& board_;
+  ForeignCode& code_;
   const uint32_t index_;
   bool ended_ = false;
 };
@@ -94,6 +99,8 @@ struct WorkerLoop::Taken {
   TaskHeader header = {};
   absl::Status read;  // its input, if OK
 };
+
+int RunWorker(WorkerPlan plan) { return WorkerLoop(std::move(plan)).Run(); }
 
 int WorkerLoop::Run() {
   // If the thread that this process was made in is a worker itself. Its object
@@ -146,7 +153,7 @@ RingResult WorkerLoop::Take(Taken& taken) {
 
 void WorkerLoop::Do(const Taken& taken) {
   TaskBoard& board = plan_.board;
-  WorkerOutput output(board, taken.header.index);
+  WorkerOutput output(board, code_, taken.header.index);
   // Behind the release of the ring's lock: pairs with the fences of who cancels
   // and who submits.
   FenceBeforeNotifyAfterRmw();
@@ -156,8 +163,13 @@ void WorkerLoop::Do(const Taken& taken) {
   } else if (ABSL_PREDICT_FALSE(!taken.read.ok())) {
     output.Fail(taken.read);
   } else {
+    const absl::StatusOr<CodeAddress> function =
+        code_.Find(taken.header.function);
+    if (ABSL_PREDICT_FALSE(!function.ok())) {
+      return output.Fail(function.status());
+    }
     try {
-      taken.header.function(input_, output);
+      reinterpret_cast<TaskFunction> (*function)(input_, output);
     } catch (...) {
       output.Fail(ExceptionError());
     }
@@ -186,3 +198,47 @@ void WorkerLoop::ReportFailedInitializer(const absl::Status& error) {
 }
 
 }  // namespace mp::pool_internal
+
+namespace mp {
+namespace {
+
+using ipc_internal::Ring;
+using pool_internal::Claim;
+using pool_internal::Notices;
+using pool_internal::WorkerPlan;
+
+// Calls `f` with everything that travels, in the order of Read().
+template <class F>
+auto WithParts(const WorkerPlan& plan, F f) {
+  return f(plan.board.tasks, plan.board.results, plan.board.notices,
+           plan.board.owner, plan.claim, plan.initializer,
+           plan.maxtasksperchild, plan.code);
+}
+
+}  // namespace
+
+size_t Codec<WorkerPlan>::Size(const WorkerPlan& plan) {
+  return WithParts(plan, [](const auto&... parts) {
+    return (size_t{0} + ... + EncodedSize(parts));
+  });
+}
+
+void Codec<WorkerPlan>::Write(const WorkerPlan& plan, Writer& writer) {
+  WithParts(plan,
+            [&writer](const auto&... parts) { (writer.Write(parts), ...); });
+}
+
+WorkerPlan Codec<WorkerPlan>::Read(Reader& reader) {
+  // Braces: from the first to the last.
+  return WorkerPlan{
+      .board = {.tasks = reader.Read<Ring>(),
+                .results = reader.Read<Ring>(),
+                .notices = reader.Read<std::shared_ptr<Notices>>(),
+                .owner = reader.Read<Token>()},
+      .claim = reader.Read<std::shared_ptr<Claim>>(),
+      .initializer = reader.Read<Initializer>(),
+      .maxtasksperchild = reader.Read<int>(),
+      .code = reader.Read<std::vector<CodeRange>>()};
+}
+
+}  // namespace mp

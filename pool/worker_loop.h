@@ -8,9 +8,12 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
+#include "mp/base/code_place.h"
+#include "mp/ipc/codec.h"
 #include "mp/ipc/ring.h"
 #include "mp/pool/initializer.h"
 #include "mp/pool/task_board.h"
@@ -23,11 +26,17 @@ struct WorkerPlan {
   std::shared_ptr<Claim> claim;
   Initializer initializer;
   int maxtasksperchild = 0;  // 0: without limit
+  // Of the pool's process, unless the worker is a fork of it.
+  std::vector<CodeRange> code;
 };
+
+// The target of a worker's process.
+int RunWorker(WorkerPlan plan);
 
 class WorkerLoop {
  public:
-  explicit WorkerLoop(WorkerPlan plan) : plan_(std::move(plan)) {}
+  explicit WorkerLoop(WorkerPlan plan)
+      : plan_(std::move(plan)), code_(std::move(plan_.code)) {}
 
   // Returns the exit code: of success if the pool is closed, or after
   // `maxtasksperchild` tasks; of failure if the initializer failed, or the
@@ -42,9 +51,18 @@ class WorkerLoop {
   void Do(const Taken& taken);
 
   WorkerPlan plan_;
+  ForeignCode code_;
   std::vector<std::byte> input_;  // of the task that runs
 };
 
 }  // namespace mp::pool_internal
+
+// For a worker that is started afresh.
+template <>
+struct mp::Codec<mp::pool_internal::WorkerPlan> {
+  static size_t Size(const pool_internal::WorkerPlan& plan);
+  static void Write(const pool_internal::WorkerPlan& plan, Writer& writer);
+  static pool_internal::WorkerPlan Read(Reader& reader);
+};
 
 #endif  // MP_POOL_WORKER_LOOP_H_

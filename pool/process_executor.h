@@ -65,7 +65,7 @@ class ProcessExecutor final : public Executor {
                                 TaskOutput::Encoder encode,
                                 std::shared_ptr<TaskSink> sink,
                                 const TaskLimits& limits) override;
-  bool Cancel(TaskId id) override;
+  bool Cancel(TaskId id, CancelMode mode) override;
   size_t max_input_size() const override;
   bool IsOpen() const override;
   int workers() const override { return static_cast<int>(workers_.size()); }
@@ -88,6 +88,8 @@ class ProcessExecutor final : public Executor {
     std::optional<uint32_t> number;  // empty: not in the ring yet
     uint32_t generation = 0;         // of the entry
     bool cancelled = false;          // the sink has been called
+    bool marked = false;             // among the notices
+    bool asked_to_stop = false;      // in some worker's claim
   };
 
   struct Worker {
@@ -116,15 +118,20 @@ class ProcessExecutor final : public Executor {
   absl::Status StartWorker(size_t index);
 
   bool IsForkedCopy() const { return Liveness::Self() != board_.owner; }
-  bool PutTask(uint32_t index, TaskFunction function, size_t size,
-               TaskOutput::Encoder encode, absl::Status* error);
+  struct Waiting;
+  bool PutTask(const Waiting& task, size_t size, TaskOutput::Encoder encode,
+               absl::Status* error);
   void PutBacklog();
   size_t DeliverResults();
   void Collect();
   bool MayGather(size_t delivered) const;
   void Supervise();
   void SettleDeath(size_t index);
-  bool MarkCancelled(uint64_t task);
+  bool HasBegun(uint64_t task) const;
+  bool IsRemoved(uint64_t task) const;
+  bool TakeBack(Pending& pending, uint64_t task);
+  void AskToStop(Pending& pending, uint64_t task);
+  bool KillWorkerOf(Pending& pending, uint64_t task);
   void FreeEntry(uint32_t index);
   void CountIdleDeath(const Worker& worker, std::string_view name, pid_t pid,
                       int exitcode);
@@ -150,6 +157,7 @@ class ProcessExecutor final : public Executor {
   struct Waiting {
     uint32_t index;
     TaskFunction function;
+    LimitsHeader limits;
     std::vector<std::byte> input;
   };
   std::deque<Waiting> backlog_;

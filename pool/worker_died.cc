@@ -29,6 +29,14 @@ std::string DescribeEnd(int exitcode) {
                         : absl::StrFormat("exited with code %d", exitcode);
 }
 
+absl::Status HardLimitError(std::string_view name, pid_t pid,
+                            absl::Duration limit) {
+  return absl::DeadlineExceededError(absl::StrFormat(
+      "the task ran for longer than its limit of %s, and its worker was "
+      "killed: %s (pid %d)",
+      absl::FormatDuration(limit), ToAbsl(name), pid));
+}
+
 absl::Status WorkerDiedError(std::string_view name, pid_t pid, int exitcode) {
   absl::Status status = absl::AbortedError(
       absl::StrFormat("worker died: %s (pid %d) %s while it ran this task",

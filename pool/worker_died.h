@@ -9,6 +9,7 @@
 #include <string_view>
 
 #include "absl/status/status.h"
+#include "absl/time/time.h"
 
 namespace mp {
 
@@ -21,6 +22,9 @@ namespace pool_internal {
 
 // `exitcode` as Process::exitcode(): "was killed by SIGSEGV".
 std::string DescribeEnd(int exitcode);
+// Of a task whose worker was killed when it had run for that long.
+absl::Status HardLimitError(std::string_view name, pid_t pid,
+                            absl::Duration limit);
 absl::Status WorkerDiedError(std::string_view name, pid_t pid, int exitcode);
 
 }  // namespace pool_internal

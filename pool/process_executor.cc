@@ -156,6 +156,9 @@ absl::Status ProcessExecutor::Start() {
     absl::StatusOr<std::shared_ptr<Claim>> claim = MakeShared<Claim>();
     if (!claim.ok()) return claim.status();
     worker.claim = *std::move(claim);
+    absl::StatusOr<std::shared_ptr<LastWords>> words = MakeShared<LastWords>();
+    if (!words.ok()) return words.status();
+    worker.last_words = *std::move(words);
   }
   for (size_t i = 0; i < workers_.size(); ++i) {
     if (absl::Status status = StartWorker(i); !status.ok()) return status;
@@ -188,11 +191,13 @@ absl::Status ProcessExecutor::StartWorker(size_t index) {
   static std::atomic<int> count{0};
   WorkerPlan plan = {.board = board_,
                      .claim = workers_[index].claim,
+                     .last_words = workers_[index].last_words,
                      .initializer = initializer_,
                      .maxtasksperchild = maxtasksperchild_,
                      .code = start_method_ == StartMethod::kFork
                                  ? std::vector<CodeRange>()
                                  : LoadedCode()};
+  plan.last_words->Clear();
   workers_[index].starts = plan.claim->starts.load(std::memory_order_relaxed);
   workers_[index].done = plan.claim->done.load(std::memory_order_relaxed);
   Process process({.name = absl::StrCat("PoolWorker-", ++count),
@@ -660,7 +665,8 @@ void ProcessExecutor::SettleDeath(size_t index) {
   if (sink != nullptr) {
     TakeSink(task);
     sink->Fail(over_limit ? HardLimitError(name, pid, hard_limit)
-                          : WorkerDiedError(name, pid, exitcode));
+                          : WorkerDiedError(name, pid, exitcode,
+                                            worker.last_words->Read()));
   }
 }
 
@@ -691,7 +697,8 @@ void ProcessExecutor::CountIdleDeath(const Worker& worker,
   if (from_outside && start_deaths_.length < kMaxStartDeaths) return;
   const std::string what =
       absl::StrCat(ToAbsl(name), " (pid ", pid, ") ", DescribeEnd(exitcode),
-                   from_outside ? ", as others before" : "");
+                   from_outside ? ", as others before" : "",
+                   DescribeLastWords(worker.last_words->Read()));
   FailPool(initializer_
                ? InitializerError(absl::StatusCode::kAborted, what)
                : absl::AbortedError(absl::StrCat(

@@ -41,6 +41,7 @@
 #include "mp/pool/executor.h"
 #include "mp/pool/executor_options.h"
 #include "mp/pool/initializer.h"
+#include "mp/pool/last_words.h"
 #include "mp/pool/task_board.h"
 #include "mp/process/process.h"
 #include "mp/process/start_method.h"
@@ -94,6 +95,7 @@ class ProcessExecutor final : public Executor {
 
   struct Worker {
     std::shared_ptr<Claim> claim;
+    std::shared_ptr<LastWords> last_words;
     Process process;
     bool running = false;
     // Those of the claim when it was started.

@@ -37,10 +37,16 @@ absl::Status HardLimitError(std::string_view name, pid_t pid,
       absl::FormatDuration(limit), ToAbsl(name), pid));
 }
 
-absl::Status WorkerDiedError(std::string_view name, pid_t pid, int exitcode) {
-  absl::Status status = absl::AbortedError(
-      absl::StrFormat("worker died: %s (pid %d) %s while it ran this task",
-                      ToAbsl(name), pid, DescribeEnd(exitcode)));
+std::string DescribeLastWords(std::string_view words) {
+  return words.empty() ? std::string()
+                       : absl::StrFormat("; its last words: %s", ToAbsl(words));
+}
+
+absl::Status WorkerDiedError(std::string_view name, pid_t pid, int exitcode,
+                             std::string_view last_words) {
+  absl::Status status = absl::AbortedError(absl::StrFormat(
+      "worker died: %s (pid %d) %s while it ran this task%s", ToAbsl(name), pid,
+      DescribeEnd(exitcode), DescribeLastWords(last_words)));
   status.SetPayload(kPayload, absl::Cord("1"));
   return status;
 }

@@ -112,6 +112,7 @@ int WorkerLoop::Run() {
   SetWorkerName({});
   SetThreadTaskStop(nullptr);
   new WorkerObject(std::exchange(CurrentWorkerObject(), {}));
+  SpeakBeforeDying(plan_.last_words);
   Claim& claim = *plan_.claim;
   if (plan_.initializer) {
     absl::StatusOr<WorkerObject> object = plan_.initializer.Run();
@@ -275,6 +276,7 @@ namespace {
 
 using ipc_internal::Ring;
 using pool_internal::Claim;
+using pool_internal::LastWords;
 using pool_internal::Notices;
 using pool_internal::WorkerPlan;
 
@@ -282,7 +284,7 @@ using pool_internal::WorkerPlan;
 template <class F>
 auto WithParts(const WorkerPlan& plan, F f) {
   return f(plan.board.tasks, plan.board.results, plan.board.notices,
-           plan.board.owner, plan.claim, plan.initializer,
+           plan.board.owner, plan.claim, plan.last_words, plan.initializer,
            plan.maxtasksperchild, plan.code);
 }
 
@@ -307,6 +309,7 @@ WorkerPlan Codec<WorkerPlan>::Read(Reader& reader) {
                 .notices = reader.Read<std::shared_ptr<Notices>>(),
                 .owner = reader.Read<Token>()},
       .claim = reader.Read<std::shared_ptr<Claim>>(),
+      .last_words = reader.Read<std::shared_ptr<LastWords>>(),
       .initializer = reader.Read<Initializer>(),
       .maxtasksperchild = reader.Read<int>(),
       .code = reader.Read<std::vector<CodeRange>>()};

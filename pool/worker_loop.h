@@ -17,6 +17,7 @@
 #include "mp/ipc/ring.h"
 #include "mp/pool/initializer.h"
 #include "mp/pool/kill_timer.h"
+#include "mp/pool/last_words.h"
 #include "mp/pool/task_board.h"
 #include "mp/pool/task_control.h"
 
@@ -26,6 +27,7 @@ namespace mp::pool_internal {
 struct WorkerPlan {
   TaskBoard board;
   std::shared_ptr<Claim> claim;
+  std::shared_ptr<LastWords> last_words;
   Initializer initializer;
   int maxtasksperchild = 0;  // 0: without limit
   // Of the pool's process, unless the worker is a fork of it.

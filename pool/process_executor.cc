@@ -283,7 +283,7 @@ bool ProcessExecutor::PutTask(const Waiting& task, size_t size,
         if (has_limits) {
           memcpy(to + sizeof(header), &task.limits, sizeof(task.limits));
         }
-        pending_[task.index].number = number;
+        pending_[task.index].number = FullNumber(put_, number);
         *error = encode(std::span(to + head, size));
         return error->ok();
       },
@@ -291,6 +291,7 @@ bool ProcessExecutor::PutTask(const Waiting& task, size_t size,
   MP_CHECK(result == RingResult::kDone || result == RingResult::kAborted ||
            result == RingResult::kTimedOut)
       << kPoolMemoryOverwritten;
+  if (result == RingResult::kDone) put_ = *pending_[task.index].number + 1;
   return result != RingResult::kTimedOut;
 }
 
@@ -366,6 +367,8 @@ size_t ProcessExecutor::DeliverResults() {
            result == RingResult::kClosed)
       << kPoolMemoryOverwritten;
   const std::lock_guard lock(mutex_);
+  // Often enough: of fewer than 2^31 tasks there is room for the results.
+  removed_ = FullNumber(removed_, board_.tasks.gotten());
   PutBacklog();
   return size;
 }
@@ -384,7 +387,7 @@ std::shared_ptr<TaskSink> ProcessExecutor::TakeSink(uint32_t index) {
 void ProcessExecutor::FreeEntry(uint32_t index) {
   Pending& pending = pending_[index];
   if (pending.number.has_value()) {
-    const uint64_t task = PackTask(index, *pending.number);
+    const uint64_t task = TaskOf(index);
     if (pending.marked) board_.notices->Unmark(task);
     if (pending.asked_to_stop) {
       for (Worker& worker : workers_) {
@@ -417,11 +420,10 @@ bool ProcessExecutor::Cancel(TaskId id, CancelMode mode) {
       return false;
     }
     if (pending.number.has_value()) {
-      const uint64_t task = PackTask(index, *pending.number);
-      taken_back = TakeBack(pending, task);
+      taken_back = TakeBack(index);
       if (!taken_back) {
-        if (mode == CancelMode::kAskToStop) AskToStop(pending, task);
-        if (mode != CancelMode::kKill || !KillWorkerOf(pending, task)) {
+        if (mode == CancelMode::kAskToStop) AskToStop(index);
+        if (mode != CancelMode::kKill || !KillWorkerOf(index)) {
           return false;
         }
       }
@@ -434,42 +436,54 @@ bool ProcessExecutor::Cancel(TaskId id, CancelMode mode) {
   return true;
 }
 
-// Whether a worker has, or had, the task. REQUIRES: mutex_ held.
-bool ProcessExecutor::HasBegun(uint64_t task) const {
+// What the task is in shared memory. REQUIRES: mutex_ held; it is in the ring.
+uint64_t ProcessExecutor::TaskOf(uint32_t index) const {
+  return PackTask(index, static_cast<uint32_t>(*pending_[index].number));
+}
+
+// Whether the task was removed from the ring when `gotten` had been. REQUIRES:
+// mutex_ held; it has been in the ring.
+bool ProcessExecutor::IsRemoved(const Pending& pending, uint32_t gotten) const {
+  return FullNumber(removed_, gotten) > *pending.number;
+}
+
+// Whether a worker has, or had, the task. REQUIRES: as TaskOf().
+bool ProcessExecutor::HasBegun(uint32_t index) const {
+  const uint64_t task = TaskOf(index);
   // The order matters: a claim is gone only after the task has been removed.
   return std::any_of(workers_.begin(), workers_.end(),
                      [task](const Worker& worker) {
                        return worker.claim->task.load(
                                   std::memory_order_acquire) == task;
                      }) ||
-         IsRemoved(task);
+         IsRemoved(pending_[index], board_.tasks.gotten());
 }
 
-bool ProcessExecutor::IsRemoved(uint64_t task) const {
-  return static_cast<int32_t>(board_.tasks.gotten() - NumberOfTask(task)) > 0;
-}
-
-// True if the task will be skipped for certain. REQUIRES: mutex_ held.
-bool ProcessExecutor::TakeBack(Pending& pending, uint64_t task) {
-  if (!board_.notices->Mark(task)) return false;
+// True if the task will be skipped for certain. REQUIRES: as TaskOf().
+bool ProcessExecutor::TakeBack(uint32_t index) {
+  Pending& pending = pending_[index];
+  if (!board_.notices->Mark(TaskOf(index))) return false;
   std::atomic_thread_fence(std::memory_order_seq_cst);
-  pending.marked = !HasBegun(task);
-  if (!pending.marked) board_.notices->Unmark(task);
+  pending.marked = !HasBegun(index);
+  if (!pending.marked) board_.notices->Unmark(TaskOf(index));
   return pending.marked;
 }
 
-// REQUIRES: mutex_ held.
-void ProcessExecutor::AskToStop(Pending& pending, uint64_t task) {
+// REQUIRES: as TaskOf().
+void ProcessExecutor::AskToStop(uint32_t index) {
+  const uint64_t task = TaskOf(index);
   for (Worker& worker : workers_) {
     if (worker.claim->task.load(std::memory_order_relaxed) != task) continue;
     worker.claim->asked_to_stop.store(task, std::memory_order_relaxed);
-    pending.asked_to_stop = true;
+    pending_[index].asked_to_stop = true;
   }
 }
 
-// False if the task has ended meanwhile, or nobody can say. REQUIRES: mutex_
-// held.
-bool ProcessExecutor::KillWorkerOf(Pending& pending, uint64_t task) {
+// False if the task has ended meanwhile, or nobody can say. REQUIRES: as
+// TaskOf().
+bool ProcessExecutor::KillWorkerOf(uint32_t index) {
+  Pending& pending = pending_[index];
+  const uint64_t task = TaskOf(index);
   for (Worker& worker : workers_) {
     Claim& claim = *worker.claim;
     if (!worker.running || claim.task.load(std::memory_order_relaxed) != task) {
@@ -479,7 +493,8 @@ bool ProcessExecutor::KillWorkerOf(Pending& pending, uint64_t task) {
     std::atomic_thread_fence(std::memory_order_seq_cst);
     if (claim.task.load(std::memory_order_acquire) == task) {
       pending.marked = board_.notices->Mark(task);
-      if ((pending.marked || IsRemoved(task)) && worker.process.Kill().ok()) {
+      if ((pending.marked || IsRemoved(pending, board_.tasks.gotten())) &&
+          worker.process.Kill().ok()) {
         return true;
       }
       if (pending.marked) board_.notices->Unmark(task);
@@ -643,14 +658,13 @@ void ProcessExecutor::SettleDeath(size_t index) {
 
   std::shared_ptr<TaskSink> sink;
   const uint64_t claim = claims[index];
-  const uint32_t number = NumberOfTask(claim);
   const uint32_t task = IndexOfTask(claim);
-  if (claim != 0 && static_cast<int32_t>(removed - number) > 0 &&
-      std::count(claims.begin(), claims.end(), claim) == 1) {
+  if (claim != 0 && std::count(claims.begin(), claims.end(), claim) == 1) {
     const std::lock_guard lock(mutex_);
     // The dead of Terminate() are no surprise: FailAll() follows.
     if (state_ != State::kTerminated && task < pending_.size() &&
-        pending_[task].sink != nullptr && pending_[task].number == number) {
+        pending_[task].sink != nullptr && pending_[task].number.has_value() &&
+        TaskOf(task) == claim && IsRemoved(pending_[task], removed)) {
       sink = pending_[task].sink;
     }
   }

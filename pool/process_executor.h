@@ -86,7 +86,7 @@ class ProcessExecutor final : public Executor {
   // the ring tells it from later tasks with the same index.
   struct Pending {
     std::shared_ptr<TaskSink> sink;  // null: the entry is free
-    std::optional<uint32_t> number;  // empty: not in the ring yet
+    std::optional<uint64_t> number;  // empty: not in the ring yet
     uint32_t generation = 0;         // of the entry
     bool cancelled = false;          // the sink has been called
     bool marked = false;             // among the notices
@@ -129,11 +129,12 @@ class ProcessExecutor final : public Executor {
   bool MayGather(size_t delivered) const;
   void Supervise();
   void SettleDeath(size_t index);
-  bool HasBegun(uint64_t task) const;
-  bool IsRemoved(uint64_t task) const;
-  bool TakeBack(Pending& pending, uint64_t task);
-  void AskToStop(Pending& pending, uint64_t task);
-  bool KillWorkerOf(Pending& pending, uint64_t task);
+  bool HasBegun(uint32_t index) const;
+  bool IsRemoved(const Pending& pending, uint32_t gotten) const;
+  bool TakeBack(uint32_t index);
+  void AskToStop(uint32_t index);
+  bool KillWorkerOf(uint32_t index);
+  uint64_t TaskOf(uint32_t index) const;
   void FreeEntry(uint32_t index);
   void CountIdleDeath(const Worker& worker, std::string_view name, pid_t pid,
                       int exitcode);
@@ -155,6 +156,11 @@ class ProcessExecutor final : public Executor {
   absl::Status failure_;  // why there are no more tasks, if not OK
   std::vector<Pending> pending_;
   std::vector<uint32_t> free_;
+  // How many tasks have been put into the ring, and were removed when it was
+  // looked at last. The ring counts modulo 2^32, which is too little for a task
+  // that runs for hours.
+  uint64_t put_ = 0;
+  uint64_t removed_ = 0;
   // Tasks that found the ring full, oldest first; later ones queue behind them.
   struct Waiting {
     uint32_t index;

@@ -105,6 +105,14 @@ constexpr uint32_t NumberOfTask(uint64_t task) {
   return static_cast<uint32_t>(task);
 }
 
+// Which number it is, of those that the ring has counted modulo 2^32, if it is
+// less than 2^31 away from `near`.
+constexpr uint64_t FullNumber(uint64_t near, uint32_t number) {
+  const auto difference =
+      static_cast<int32_t>(number - static_cast<uint32_t>(near));
+  return near + static_cast<uint64_t>(int64_t{difference});
+}
+
 // A worker's; passes on to the one that takes its place.
 struct alignas(64) Claim {
   // The task that the worker has, or is about to remove from the ring; or 0.

@@ -93,7 +93,7 @@ TEST_F(TaskStopTest, TrueAfterTheSoftLimit) {
 class TaskControlTest : public AnyWorkersTest {
  protected:
   // A task that runs until it is asked to stop.
-  static AsyncResult<int> Begin(Pool& pool, const Event& begun) {
+  static AsyncResult<int> Begin(Pool& pool, Event& begun) {
     // The event is in the initializer's state: handles do not travel with
     // tasks.
     AsyncResult<int> task = pool.ApplyAsync([] {
@@ -254,7 +254,9 @@ TEST_F(KillTest, KillAtTheEndOfATaskHitsNoOther) {
   for (int round = 0; round < rounds; ++round) {
     const AsyncResult<int> victim = pool.ApplyAsync(
         [](int spins) {
-          for (volatile int i = 0; i < spins; i = i + 1) {
+          for (int i = 0; i < spins; ++i) {
+            static volatile int sink;
+            sink = i;
           }
           return spins;
         },

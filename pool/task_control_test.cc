@@ -166,6 +166,7 @@ TEST_F(TaskControlProcessTest, ThreadsThatATaskHasStartedMayAsk) {
   Pool pool({.processes = 1,
              .initializer = Initializer([](Event e) { return e; }, begun)});
   const AsyncResult<bool> task = pool.ApplyAsync([] {
+    WorkerState<Event>().Set();
     bool asked = false;
     std::thread([&asked] {
       while (!(asked = TaskStopRequested())) {
@@ -174,7 +175,8 @@ TEST_F(TaskControlProcessTest, ThreadsThatATaskHasStartedMayAsk) {
     }).join();
     return asked;
   });
-  while (!task.Wait(absl::Milliseconds(1))) task.Cancel(CancelMode::kAskToStop);
+  begun.Wait();
+  EXPECT_FALSE(task.Cancel(CancelMode::kAskToStop));
   EXPECT_THAT(task.Get(), IsOkAndHolds(true));
 }
 

@@ -59,7 +59,7 @@ Registers RegistersOf(const ucontext_t& context) {
   const auto* const stack =
       reinterpret_cast<const uintptr_t*>(registers[REG_RSP]);
   return {.pc = static_cast<uintptr_t>(registers[REG_RIP]),
-          .return_address = stack == nullptr ? 0 : *stack};
+          .return_address = *stack};
 #elif defined(__aarch64__)
   return {.pc = context.uc_mcontext.pc,
           .return_address = context.uc_mcontext.regs[30]};
@@ -87,6 +87,7 @@ class Stack {
 
   const Frame* begin() const { return frames_; }
   const Frame* end() const { return frames_ + count_; }
+  int size() const { return count_; }
 
  private:
   static constexpr int kMaxFrames = 40;
@@ -128,11 +129,11 @@ void Speak(int signal, const siginfo_t& info, const ucontext_t& context) {
   for (const Stack::Frame& frame : stack) {
     AppendFrame(frame.pc, frame.is_return_address);
   }
-  if (stack.begin() == stack.end()) {
-    const Registers registers = RegistersOf(context);
-    AppendFrame(registers.pc, false);
-    AppendFrame(registers.return_address, true);
-  }
+  // From what is no code, nobody finds the way back.
+  if (stack.size() > 1) return;
+  const Registers registers = RegistersOf(context);
+  if (stack.size() == 0) AppendFrame(registers.pc, false);
+  AppendFrame(registers.return_address, true);
 }
 
 void Handle(int signal, siginfo_t* info, void* context) {

@@ -4,6 +4,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <ucontext.h>
 #include <unistd.h>
 #include <unwind.h>
@@ -138,8 +139,15 @@ void Speak(int signal, const siginfo_t& info, const ucontext_t& context) {
 
 void Handle(int signal, siginfo_t* info, void* context) {
   const bool from_outside = info->si_code <= 0 && info->si_pid != getpid();
-  if (!from_outside && getpid() == speaker && !speaking.exchange(true)) {
-    Speak(signal, *info, *static_cast<const ucontext_t*>(context));
+  if (!from_outside && getpid() == speaker) {
+    if (!speaking.exchange(true)) {
+      Speak(signal, *info, *static_cast<const ucontext_t*>(context));
+    } else {
+      // Another thread has crashed as well, and this would cut it short. (Or it
+      // is this one, in Speak().)
+      const timespec while_it_speaks = {.tv_sec = 1, .tv_nsec = 0};
+      nanosleep(&while_it_speaks, nullptr);
+    }
   }
   // Blocked until this returns; then it is what it would have been.
   struct sigaction by_default = {};
@@ -200,7 +208,9 @@ std::string LastWords::Read() const {
 
 void SpeakBeforeDying(std::shared_ptr<LastWords> last_words) {
   // For ever: the handlers stay.
-  words = (new std::shared_ptr<LastWords>(std::move(last_words)))->get();
+  static const auto* const kept =
+      new std::shared_ptr<LastWords>(std::move(last_words));
+  words = kept->get();
   speaker = getpid();
   speaking = false;
   absl::InitializeSymbolizer(nullptr);

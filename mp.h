@@ -19,6 +19,7 @@
 #include "mp/pool/initializer.h"
 #include "mp/pool/pool.h"
 #include "mp/pool/result_stream.h"
+#include "mp/pool/task_control.h"
 #include "mp/pool/worker_died.h"
 #include "mp/process/finalizer.h"
 #include "mp/process/process.h"

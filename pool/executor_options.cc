@@ -1,12 +1,13 @@
 #include "mp/pool/executor_options.h"
 
-#include <iostream>
+#include <algorithm>
 
+#include "absl/base/optimization.h"
 #include "absl/strings/cord.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
+#include "absl/time/time.h"
 #include "mp/base/errno_status.h"
-#include "mp/base/exception.h"
 
 namespace mp::pool_internal {
 
@@ -36,6 +37,19 @@ absl::Status TaskCancelledError() {
   return absl::CancelledError("the task was cancelled before it began");
 }
 
+absl::Status TaskKilledError() {
+  return absl::CancelledError(
+      "the task was cancelled while it ran, and its worker killed");
+}
+
+absl::Status CheckLimits(const TaskLimits& limits) {
+  const absl::Duration least = std::min(limits.soft, limits.hard);
+  if (ABSL_PREDICT_TRUE(least > absl::ZeroDuration())) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("a time limit of ", absl::FormatDuration(least),
+                   " for a task: must be more than zero"));
+}
+
 absl::Status ForkedPoolError() {
   return absl::FailedPreconditionError(
       "this pool belongs to another process; make one here");
@@ -52,11 +66,6 @@ absl::Status DeepCopy(const absl::Status& status) {
         copy.SetPayload(type, text);
       });
   return copy;
-}
-
-void ReportCallbackException() {
-  std::cerr << "mp::Pool: a callback threw " << DescribeCurrentException()
-            << "\n";
 }
 
 }  // namespace mp::pool_internal

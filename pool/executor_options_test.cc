@@ -1,7 +1,5 @@
 #include "mp/pool/executor_options.h"
 
-#include <stdexcept>
-
 #include "absl/status/status.h"
 #include "absl/strings/cord.h"
 #include "gmock/gmock.h"
@@ -36,17 +34,6 @@ TEST(ExecutorOptionsTest, DeepCopyIsTheSame) {
   status.SetPayload("where", absl::Cord("here"));
   EXPECT_EQ(DeepCopy(status), status);
   EXPECT_EQ(DeepCopy(absl::OkStatus()), absl::OkStatus());
-}
-
-TEST(ExecutorOptionsTest, ExceptionOfACallbackIsReported) {
-  ::testing::internal::CaptureStderr();
-  try {
-    throw std::runtime_error("bad");
-  } catch (...) {
-    ReportCallbackException();
-  }
-  EXPECT_EQ(::testing::internal::GetCapturedStderr(),
-            "mp::Pool: a callback threw std::runtime_error: bad\n");
 }
 
 }  // namespace

@@ -30,10 +30,11 @@ using ::testing::IsEmpty;
 class IdleExecutor final : public Executor {
  public:
   absl::StatusOr<TaskId> Submit(TaskFunction, size_t, TaskOutput::Encoder,
-                                std::shared_ptr<TaskSink>) override {
+                                std::shared_ptr<TaskSink>,
+                                const TaskLimits&) override {
     return absl::UnimplementedError("");
   }
-  bool Cancel(TaskId) override { return false; }
+  bool Cancel(TaskId, CancelMode) override { return false; }
   size_t max_input_size() const override { return 0; }
   bool IsOpen() const override { return false; }
   int workers() const override { return 1; }

@@ -7,6 +7,7 @@
 #include "mp/pool/process_executor.h"
 #include "mp/pool/thread_executor.h"
 #include "mp/process/process.h"
+#include "mp/process/start_method.h"
 
 namespace mp {
 
@@ -24,7 +25,8 @@ absl::StatusOr<Pool> Pool::Create(const PoolOptions& options) {
       .task_capacity_bytes = options.task_capacity_bytes,
       .result_capacity_bytes = options.result_capacity_bytes,
       .initializer = options.initializer,
-      .maxtasksperchild = options.maxtasksperchild};
+      .maxtasksperchild = options.maxtasksperchild,
+      .start_method = options.start_method.value_or(GetStartMethod())};
   if (options.workers == PoolWorkers::kThreads) {
     auto threads = pool_internal::ThreadExecutor::Create(executor_options);
     if (!threads.ok()) return threads.status();

@@ -20,11 +20,21 @@
 // them to all tasks (mp/pool/initializer.h), or in global variables that are
 // set before the pool is made.
 //
-// Workers are forked when the pool is made, and again when one has died: they
-// see the program's memory as it was then. They are daemonic: they get SIGKILL
-// when the pool is terminated, and when its process has ended in whatever way.
-// They may not start processes. All of them take tasks from one queue in shared
-// memory, so no task waits behind a slow one while a worker is idle.
+// Workers are started when the pool is made, and again when one has died; by
+// default they are forked, and see the program's memory as it was then. They
+// are daemonic: they get SIGKILL when the pool is terminated, and when its
+// process has ended in whatever way. They may not start processes. All of them
+// take tasks from one queue in shared memory, so no task waits behind a slow
+// one while a worker is idle.
+//
+// Start methods. PoolOptions::start_method has workers started afresh (spawn,
+// forkserver), for programs that have threads when they make a pool, or much
+// memory. They have nothing of this process's memory but the arguments of the
+// initializer. Functions are found by where they are in the program or in its
+// shared libraries; one in a library that was loaded after the worker had been
+// started is the task's error, FailedPrecondition. If workers end before they
+// are ready, as when main() ends before mp::Init(), the pool fails as with an
+// initializer that does so (mp/pool/initializer.h).
 //
 // If a worker dies while it runs a task, that task fails with an error for
 // which IsWorkerDied() is true, and another worker takes its place. Nothing
@@ -49,6 +59,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <memory>
+#include <optional>
 #include <ranges>
 #include <span>
 #include <type_traits>
@@ -68,6 +79,7 @@
 #include "mp/pool/result_stream.h"
 #include "mp/pool/task.h"
 #include "mp/pool/worker_died.h"
+#include "mp/process/start_method.h"
 
 namespace mp {
 
@@ -77,8 +89,8 @@ enum class PoolWorkers {
   // need a process. Calls, results, callbacks and errors are the same, and so
   // are the limits of the memory; arguments and results are copies. But a task
   // that crashes or exits takes the program with it, tasks share the program's
-  // variables, Terminate() cannot stop a task that runs, and Join() and the
-  // destructor wait for it. There are no pids.
+  // variables, and one that runs can only be asked to stop, also by
+  // Terminate(): Join() and the destructor wait for it. There are no pids.
   kThreads,
 };
 
@@ -97,6 +109,9 @@ struct PoolOptions {
   // it has gathered is given back; a chunk of a map is one task. 0: it stays.
   int maxtasksperchild = 0;
   PoolWorkers workers = PoolWorkers::kProcesses;
+  // How workers that are processes are started: see mp/process/process.h. By
+  // default as GetStartMethod() says when the pool is made.
+  std::optional<StartMethod> start_method = std::nullopt;
 };
 
 class Pool {

@@ -3,7 +3,6 @@
 #include <errno.h>
 #include <poll.h>
 #include <signal.h>
-#include <string.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
 
@@ -15,46 +14,22 @@
 #include <system_error>
 #include <utility>
 
-#include "absl/base/optimization.h"
 #include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
+#include "absl/time/time.h"
 #include "mp/base/check.h"
+#include "mp/base/code_place.h"
 #include "mp/base/errno_status.h"
 #include "mp/ipc/codec.h"
-#include "mp/pool/worker.h"
+#include "mp/ipc/ring.h"
 #include "mp/pool/worker_died.h"
+#include "mp/pool/worker_loop.h"
 #include "mp/shm/slab.h"
 
 namespace mp::pool_internal {
-
-using ipc_internal::Ring;
-using ipc_internal::RingResult;
-
-struct ProcessExecutor::TaskHeader {
-  TaskFunction function;  // workers are forks: same address there
-  uint32_t index;
-  uint32_t unused;
-};
-
-struct ProcessExecutor::ResultHeader {
-  // kNoStart: a worker's initializer has failed; no task's result.
-  enum Kind : uint32_t { kPart, kFinish, kFail, kNoStart };
-  uint32_t index;
-  Kind kind;
-};
-
 namespace {
 
-constexpr char kOverwritten[] = "a pool's memory was overwritten";
-
-template <class T>
-T ReadHeader(std::span<const std::byte>& bytes) {
-  MP_CHECK(bytes.size() >= sizeof(T)) << kOverwritten;
-  T header;
-  memcpy(&header, bytes.data(), sizeof(T));
-  bytes = bytes.subspan(sizeof(T));
-  return header;
-}
+using ipc_internal::RingResult;
 
 constexpr int64_t kGatherNanos = 100'000;
 
@@ -81,8 +56,12 @@ bool IsSignalFromOutside(int exitcode) {
   }
 }
 
-constexpr uint64_t PackClaim(uint32_t index, uint32_t number) {
-  return (uint64_t{index} + 1) << 32 | number;
+LimitsHeader ToHeader(const TaskLimits& limits) {
+  const auto nanos = [](absl::Duration limit) {
+    return limit == absl::InfiniteDuration() ? LimitsHeader::kNone
+                                             : absl::ToInt64Nanoseconds(limit);
+  };
+  return {.soft = nanos(limits.soft), .hard = nanos(limits.hard)};
 }
 
 // Of a task that has been cancelled and not yet been skipped.
@@ -135,170 +114,14 @@ class OpenPools {
 
 }  // namespace
 
-// ---- in a worker ----
-
-class ProcessExecutor::WorkerOutput final : public TaskOutput {
- public:
-  WorkerOutput(Ring& results, uint32_t index, Token owner)
-      : results_(results), index_(index), owner_(owner) {}
-
-  void Part(size_t size, Encoder encode) override {
-    Put(ResultHeader::kPart, size, encode);
-  }
-
-  void Finish(size_t size, Encoder encode) override {
-    Put(ResultHeader::kFinish, size, encode);
-  }
-
-  void Fail(const absl::Status& error) override {
-    if (ended_) return;
-    const size_t size = EncodedSize(error);
-    Put(ResultHeader::kFail, size,
-        [&](std::span<std::byte> out) { return Encode(error, out); });
-  }
-
-  size_t max_size() const override {
-    return results_.max_record_size() - sizeof(ResultHeader);
-  }
-
-  absl::Status TooLarge(size_t size) const override {
-    return ResultTooLargeError(size, max_size());
-  }
-
-  bool ended() const { return ended_; }
-
- private:
-  void Put(ResultHeader::Kind kind, size_t size, Encoder encode) {
-    MP_CHECK(!ended_) << "a task that ends twice";
-    const ResultHeader header = {.index = index_, .kind = kind};
-    absl::Status encoded;
-    const RingResult result = results_.Put(
-        sizeof(header) + size,
-        [&](std::byte* to, uint32_t) {
-          memcpy(to, &header, sizeof(header));
-          encoded = encode(std::span(to + sizeof(header), size));
-          return encoded.ok();
-        },
-        Deadline::Infinite(), Ring::WatchOne{owner_});
-    switch (result) {
-      case RingResult::kDone:
-        ended_ = kind != ResultHeader::kPart;
-        return;
-      case RingResult::kAborted:
-        return Fail(encoded);
-      case RingResult::kTooLarge:
-        return Fail(TooLarge(size));
-      default:
-        // Nobody is left to report to.
-        Exit(EXIT_FAILURE);
-    }
-  }
-
-  Ring& results_;
-  const uint32_t index_;
-  const Token owner_;
-  bool ended_ = false;
-};
-
-int ProcessExecutor::Serve(size_t index) {
-  // If the thread that this process was made in is a worker itself. Its object
-  // is not destroyed: it is that thread's.
-  SetWorkerName({});
-  new WorkerObject(std::exchange(CurrentWorkerObject(), {}));
-  Claim& claim = *workers_[index].claim;
-  if (initializer_) {
-    absl::StatusOr<WorkerObject> object = initializer_.Run();
-    if (!object.ok()) {
-      ReportFailedInitializer(object.status());
-      return EXIT_FAILURE;
-    }
-    CurrentWorkerObject() = *std::move(object);
-  }
-  const absl::Cleanup destroy_object = [] { CurrentWorkerObject() = {}; };
-  claim.starts.fetch_add(1, std::memory_order_relaxed);
-  std::vector<std::byte> input;
-  for (int tasks = 0; maxtasksperchild_ == 0 || tasks < maxtasksperchild_;
-       ++tasks) {
-    uint64_t task = 0;
-    TaskHeader header = {};
-    absl::Status read;
-    const RingResult result = tasks_.Get(
-        [&](std::span<const std::byte> bytes, uint32_t number) {
-          header = ReadHeader<TaskHeader>(bytes);
-          try {
-            input.assign(bytes.begin(), bytes.end());
-          } catch (...) {
-            // There is no memory for it. If the task stayed in the ring, that
-            // would be the end of one worker after the other.
-            read = ExceptionError();
-          }
-          task = PackClaim(header.index, number);
-          // Relaxed: Get's release of the new head, which follows, publishes
-          // it.
-          claim.task.store(task, std::memory_order_relaxed);
-        },
-        Deadline::Infinite(), Ring::WatchOne{owner_});
-    if (result == RingResult::kClosed) return EXIT_SUCCESS;
-    // The owner of the pool is dead, or has destroyed the pool's memory.
-    if (result != RingResult::kDone) return EXIT_FAILURE;
-
-    WorkerOutput output(results_, header.index, owner_);
-    // Behind the release of the ring's lock: pairs with the fences in
-    // MarkCancelled() and Submit().
-    FenceBeforeNotifyAfterRmw();
-    if (ABSL_PREDICT_FALSE(MayPutBacklog())) results_.WakeConsumer();
-    if (ABSL_PREDICT_FALSE(IsMarked(task))) {
-      output.Fail(TaskCancelledError());
-    } else if (ABSL_PREDICT_FALSE(!read.ok())) {
-      output.Fail(read);
-    } else {
-      try {
-        header.function(input, output);
-      } catch (...) {
-        output.Fail(ExceptionError());
-      }
-    }
-    MP_CHECK(output.ended()) << "a task without an end";
-    claim.done.fetch_add(1, std::memory_order_relaxed);
-    // Release: whoever sees the claim gone sees the result.
-    claim.task.store(0, std::memory_order_release);
-  }
-  return EXIT_SUCCESS;
-}
-
-void ProcessExecutor::ReportFailedInitializer(const absl::Status& error) {
-  absl::Status report =
-      InitializerError(error.code(), std::string(error.message()));
-  const size_t most = results_.max_record_size() / 2;
-  if (EncodedSize(report) > most) {
-    report = absl::Status(report.code(), report.message().substr(0, most / 2));
-  }
-  const ResultHeader header = {.index = 0, .kind = ResultHeader::kNoStart};
-  const size_t size = EncodedSize(report);
-  // If nobody is left to take it, there is nobody to be told.
-  results_.Put(
-      sizeof(header) + size,
-      [&](std::byte* to, uint32_t) {
-        memcpy(to, &header, sizeof(header));
-        return Encode(report, std::span(to + sizeof(header), size)).ok();
-      },
-      Deadline::Infinite(), Ring::WatchOne{owner_});
-}
-
-// ---- in the pool's process ----
-
 absl::StatusOr<std::unique_ptr<ProcessExecutor>> ProcessExecutor::Create(
     const ExecutorOptions& options) {
-  absl::StatusOr<Ring> tasks = Ring::Create(
-      {.name = "pool-tasks", .capacity_bytes = options.task_capacity_bytes});
-  if (!tasks.ok()) return tasks.status();
-  absl::StatusOr<Ring> results =
-      Ring::Create({.name = "pool-results",
-                    .capacity_bytes = options.result_capacity_bytes});
-  if (!results.ok()) return results.status();
+  absl::StatusOr<TaskBoard> board = TaskBoard::Create(
+      options.task_capacity_bytes, options.result_capacity_bytes);
+  if (!board.ok()) return board.status();
   // Not make_unique: the constructor is private.
   std::unique_ptr<ProcessExecutor> executor(
-      new ProcessExecutor(options, *std::move(tasks), *std::move(results)));
+      new ProcessExecutor(options, *std::move(board)));
   if (absl::Status status = executor->Start(); !status.ok()) {
     executor->UndoStart();
     return status;
@@ -306,13 +129,12 @@ absl::StatusOr<std::unique_ptr<ProcessExecutor>> ProcessExecutor::Create(
   return executor;
 }
 
-ProcessExecutor::ProcessExecutor(const ExecutorOptions& options, Ring tasks,
-                                 Ring results)
-    : owner_(Liveness::Self()),
-      initializer_(options.initializer),
+ProcessExecutor::ProcessExecutor(const ExecutorOptions& options,
+                                 TaskBoard board)
+    : initializer_(options.initializer),
       maxtasksperchild_(options.maxtasksperchild),
-      tasks_(std::move(tasks)),
-      results_(std::move(results)),
+      start_method_(options.start_method),
+      board_(std::move(board)),
       workers_(static_cast<size_t>(options.processes)) {}
 
 ProcessExecutor::~ProcessExecutor() {
@@ -330,13 +152,13 @@ ProcessExecutor::~ProcessExecutor() {
 absl::Status ProcessExecutor::Start() {
   wake_supervisor_.reset(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!wake_supervisor_) return ErrnoStatus(errno, "eventfd");
-  absl::StatusOr<std::shared_ptr<Notices>> notices = MakeShared<Notices>();
-  if (!notices.ok()) return notices.status();
-  notices_ = *std::move(notices);
   for (Worker& worker : workers_) {
     absl::StatusOr<std::shared_ptr<Claim>> claim = MakeShared<Claim>();
     if (!claim.ok()) return claim.status();
     worker.claim = *std::move(claim);
+    absl::StatusOr<std::shared_ptr<LastWords>> words = MakeShared<LastWords>();
+    if (!words.ok()) return words.status();
+    worker.last_words = *std::move(words);
   }
   for (size_t i = 0; i < workers_.size(); ++i) {
     if (absl::Status status = StartWorker(i); !status.ok()) return status;
@@ -354,7 +176,7 @@ absl::Status ProcessExecutor::Start() {
 // After Start() has failed, wherever that was.
 void ProcessExecutor::UndoStart() {
   // Has the collector end. Only then has nobody else a hand on the workers.
-  results_.Close();
+  board_.results.Close();
   if (collector_.joinable()) collector_.join();
   for (Worker& worker : workers_) {
     if (!worker.running) continue;
@@ -362,38 +184,48 @@ void ProcessExecutor::UndoStart() {
     worker.process.Join().IgnoreError();
     worker.running = false;
   }
-  finished_ = true;  // perhaps no thread has said so
+  callbacks_.End();  // perhaps no thread has said so
 }
 
 absl::Status ProcessExecutor::StartWorker(size_t index) {
   static std::atomic<int> count{0};
-  {
-    Worker& worker = workers_[index];
-    worker.starts = worker.claim->starts.load(std::memory_order_relaxed);
-    worker.done = worker.claim->done.load(std::memory_order_relaxed);
-  }
-  Process process(
-      {.name = absl::StrCat("PoolWorker-", ++count),
-       .daemon = true,
-       .start_method = StartMethod::kFork},  // for all that Serve() needs
-      [this, index] { return Serve(index); });
+  WorkerPlan plan = {.board = board_,
+                     .claim = workers_[index].claim,
+                     .last_words = workers_[index].last_words,
+                     .initializer = initializer_,
+                     .maxtasksperchild = maxtasksperchild_,
+                     .code = start_method_ == StartMethod::kFork
+                                 ? std::vector<CodeRange>()
+                                 : LoadedCode()};
+  plan.last_words->Clear();
+  workers_[index].starts = plan.claim->starts.load(std::memory_order_relaxed);
+  workers_[index].done = plan.claim->done.load(std::memory_order_relaxed);
+  Process process({.name = absl::StrCat("PoolWorker-", ++count),
+                   .daemon = true,
+                   .start_method = start_method_},
+                  RunWorker, std::move(plan));
   if (absl::Status status = process.Start(); !status.ok()) return status;
   const std::lock_guard lock(mutex_);
   Worker& worker = workers_[index];
   worker.process = std::move(process);
   worker.running = true;
-  // Terminate may have come before this worker was there to be killed.
-  if (state_ == State::kTerminated) worker.process.Kill().IgnoreError();
+  // Somebody may have wanted to kill it before it was there to be killed.
+  if (state_ == State::kTerminated ||
+      worker.claim->killed_for.load(std::memory_order_relaxed) != 0) {
+    worker.process.Kill().IgnoreError();
+  }
   return absl::OkStatus();
 }
 
 absl::StatusOr<TaskId> ProcessExecutor::Submit(TaskFunction function,
                                                size_t size,
                                                TaskOutput::Encoder encode,
-                                               std::shared_ptr<TaskSink> sink) {
+                                               std::shared_ptr<TaskSink> sink,
+                                               const TaskLimits& limits) {
   if (size > max_input_size()) {
     return InputTooLargeError(size, max_input_size());
   }
+  if (absl::Status status = CheckLimits(limits); !status.ok()) return status;
   if (IsForkedCopy()) return ForkedPoolError();
   const std::lock_guard lock(mutex_);
   if (!failure_.ok()) return DeepCopy(failure_);
@@ -407,8 +239,12 @@ absl::StatusOr<TaskId> ProcessExecutor::Submit(TaskFunction function,
   pending_[index].number.reset();
   bool first_to_wait = false;
   absl::Status encoded;
-  if (!backlog_.empty() || !PutTask(index, function, size, encode, &encoded)) {
-    Waiting waiting = {index, function, std::vector<std::byte>(size)};
+  Waiting waiting = {.index = index,
+                     .function = function,
+                     .limits = ToHeader(limits),
+                     .input = {}};
+  if (!backlog_.empty() || !PutTask(waiting, size, encode, &encoded)) {
+    waiting.input.resize(size);
     encoded = encode(waiting.input);
     if (encoded.ok()) {
       first_to_wait = backlog_.empty();
@@ -424,7 +260,7 @@ absl::StatusOr<TaskId> ProcessExecutor::Submit(TaskFunction function,
     // Store, fence, look at the ring's head, which workers store before they
     // have a fence and look at this (Dekker's pattern). So who removes a task,
     // and is not seen here to have done so, sees that some wait.
-    notices_->backlog.store(1, std::memory_order_relaxed);
+    board_.notices->set_backlog(true);
     std::atomic_thread_fence(std::memory_order_seq_cst);
     PutBacklog();
   }
@@ -432,23 +268,33 @@ absl::StatusOr<TaskId> ProcessExecutor::Submit(TaskFunction function,
 }
 
 // False if the ring is full. `*error` is what `encode` returned.
-bool ProcessExecutor::PutTask(uint32_t index, TaskFunction function,
-                              size_t size, TaskOutput::Encoder encode,
-                              absl::Status* error) {
-  const TaskHeader header = {function, index, 0};
+bool ProcessExecutor::PutTask(const Waiting& task, size_t size,
+                              TaskOutput::Encoder encode, absl::Status* error) {
+  const bool has_limits = task.limits.soft != LimitsHeader::kNone ||
+                          task.limits.hard != LimitsHeader::kNone;
+  const TaskHeader header = {
+      .function = reinterpret_cast<uintptr_t>(task.function),
+      .index = task.index,
+      .has_limits = has_limits ? 1u : 0u};
+  const size_t head =
+      sizeof(TaskHeader) + (has_limits ? sizeof(LimitsHeader) : 0);
   // Only this process puts tasks, and under mutex_: nobody else is waited for.
-  const RingResult result = tasks_.Put(
-      sizeof(header) + size,
+  const RingResult result = board_.tasks.Put(
+      head + size,
       [&](std::byte* to, uint32_t number) {
         memcpy(to, &header, sizeof(header));
-        pending_[index].number = number;
-        *error = encode(std::span(to + sizeof(header), size));
+        if (has_limits) {
+          memcpy(to + sizeof(header), &task.limits, sizeof(task.limits));
+        }
+        pending_[task.index].number = FullNumber(put_, number);
+        *error = encode(std::span(to + head, size));
         return error->ok();
       },
       Deadline::Now());
   MP_CHECK(result == RingResult::kDone || result == RingResult::kAborted ||
            result == RingResult::kTimedOut)
-      << kOverwritten;
+      << kPoolMemoryOverwritten;
+  if (result == RingResult::kDone) put_ = *pending_[task.index].number + 1;
   return result != RingResult::kTimedOut;
 }
 
@@ -466,24 +312,11 @@ void ProcessExecutor::PutBacklog() {
       std::copy(next.input.begin(), next.input.end(), out.begin());
       return absl::OkStatus();
     };
-    if (!PutTask(next.index, next.function, next.input.size(), copy, &copied)) {
-      return;
-    }
+    if (!PutTask(next, next.input.size(), copy, &copied)) return;
     backlog_.pop_front();
   }
-  notices_->backlog.store(0, std::memory_order_relaxed);
-  if (state_ == State::kClosing && !tasks_.closed()) tasks_.Close();
-}
-
-// Whether tasks wait though the ring is empty. A worker asks behind its fence.
-// If it has removed the last task of all, HasRecord() sees that. And `backlog`
-// was set before that task was put, and the put's release has told of it; or
-// Submit() has set it and not seen the removal, and the fences tell. If this
-// takes what is gone for a task, another worker has removed that, and asks,
-// too.
-bool ProcessExecutor::MayPutBacklog() const {
-  return notices_->backlog.load(std::memory_order_relaxed) != 0 &&
-         !tasks_.HasRecord();
+  board_.notices->set_backlog(false);
+  if (state_ == State::kClosing && !board_.tasks.closed()) board_.tasks.Close();
 }
 
 bool ProcessExecutor::IsOpen() const {
@@ -493,7 +326,7 @@ bool ProcessExecutor::IsOpen() const {
 }
 
 size_t ProcessExecutor::max_input_size() const {
-  return tasks_.max_record_size() - sizeof(TaskHeader);
+  return board_.max_input_size();
 }
 
 // Returns the size of what was delivered. REQUIRES: delivery_mutex_ held.
@@ -529,14 +362,16 @@ size_t ProcessExecutor::DeliverResults() {
   };
   // Those that are there now: workers may go on putting for ever.
   RingResult result = RingResult::kDone;
-  for (uint32_t left = results_.size(); left > 0 && result == RingResult::kDone;
-       --left) {
-    result = results_.Get(deliver, Deadline::Now());
+  for (uint32_t left = board_.results.size();
+       left > 0 && result == RingResult::kDone; --left) {
+    result = board_.results.Get(deliver, Deadline::Now());
   }
   MP_CHECK(result == RingResult::kDone || result == RingResult::kTimedOut ||
            result == RingResult::kClosed)
-      << kOverwritten;
+      << kPoolMemoryOverwritten;
   const std::lock_guard lock(mutex_);
+  // Often enough: of fewer than 2^31 tasks there is room for the results.
+  removed_ = FullNumber(removed_, board_.tasks.gotten());
   PutBacklog();
   return size;
 }
@@ -554,8 +389,16 @@ std::shared_ptr<TaskSink> ProcessExecutor::TakeSink(uint32_t index) {
 // REQUIRES: mutex_ held.
 void ProcessExecutor::FreeEntry(uint32_t index) {
   Pending& pending = pending_[index];
-  if (pending.cancelled && pending.number.has_value()) {
-    Unmark(PackClaim(index, *pending.number));
+  if (pending.number.has_value()) {
+    const uint64_t task = TaskOf(index);
+    if (pending.marked) board_.notices->Unmark(task);
+    if (pending.asked_to_stop) {
+      for (Worker& worker : workers_) {
+        uint64_t asked = task;
+        worker.claim->asked_to_stop.compare_exchange_strong(
+            asked, 0, std::memory_order_relaxed);
+      }
+    }
   }
   const uint32_t generation = pending.generation + 1;
   pending = Pending();
@@ -563,13 +406,14 @@ void ProcessExecutor::FreeEntry(uint32_t index) {
   free_.push_back(index);
 }
 
-bool ProcessExecutor::Cancel(TaskId id) {
+bool ProcessExecutor::Cancel(TaskId id, CancelMode mode) {
   if (IsForkedCopy()) return false;
   static const auto* const dropping =
       new std::shared_ptr<TaskSink>(std::make_shared<DroppingSink>());
   const auto index = static_cast<uint32_t>(id);
   const std::lock_guard delivery(delivery_mutex_);
   std::shared_ptr<TaskSink> sink;
+  bool taken_back = true;
   {
     const std::lock_guard lock(mutex_);
     if (index >= pending_.size()) return false;
@@ -578,47 +422,89 @@ bool ProcessExecutor::Cancel(TaskId id) {
         pending.generation != id >> 32) {
       return false;
     }
-    if (pending.number.has_value() &&
-        !MarkCancelled(PackClaim(index, *pending.number))) {
-      return false;
+    if (pending.number.has_value()) {
+      taken_back = TakeBack(index);
+      if (!taken_back) {
+        if (mode == CancelMode::kAskToStop) AskToStop(index);
+        if (mode != CancelMode::kKill || !KillWorkerOf(index)) {
+          return false;
+        }
+      }
     }
-    // The entry stays until the task has been skipped.
+    // The entry stays until the task has been skipped, or its worker is dead.
     pending.cancelled = true;
     sink = std::exchange(pending.sink, *dropping);
   }
-  sink->Fail(TaskCancelledError());
+  sink->Fail(taken_back ? TaskCancelledError() : TaskKilledError());
   return true;
 }
 
-// Whether the task will be skipped for certain. REQUIRES: mutex_ held.
-bool ProcessExecutor::MarkCancelled(uint64_t task) {
-  const auto number = static_cast<uint32_t>(task);
-  std::atomic<uint64_t>& mark = notices_->marks[number % Notices::kMarks];
-  if (mark.load(std::memory_order_relaxed) != 0) return false;
-  mark.store(task, std::memory_order_relaxed);
-  notices_->cancels.fetch_add(1, std::memory_order_relaxed);
-  std::atomic_thread_fence(std::memory_order_seq_cst);
+// What the task is in shared memory. REQUIRES: mutex_ held; it is in the ring.
+uint64_t ProcessExecutor::TaskOf(uint32_t index) const {
+  return PackTask(index, static_cast<uint32_t>(*pending_[index].number));
+}
+
+// Whether the task was removed from the ring when `gotten` had been. REQUIRES:
+// mutex_ held; it has been in the ring.
+bool ProcessExecutor::IsRemoved(const Pending& pending, uint32_t gotten) const {
+  return FullNumber(removed_, gotten) > *pending.number;
+}
+
+// Whether a worker has, or had, the task. REQUIRES: as TaskOf().
+bool ProcessExecutor::HasBegun(uint32_t index) const {
+  const uint64_t task = TaskOf(index);
   // The order matters: a claim is gone only after the task has been removed.
-  bool begun = false;
-  for (const Worker& worker : workers_) {
-    begun |= worker.claim->task.load(std::memory_order_acquire) == task;
+  return std::any_of(workers_.begin(), workers_.end(),
+                     [task](const Worker& worker) {
+                       return worker.claim->task.load(
+                                  std::memory_order_acquire) == task;
+                     }) ||
+         IsRemoved(pending_[index], board_.tasks.gotten());
+}
+
+// True if the task will be skipped for certain. REQUIRES: as TaskOf().
+bool ProcessExecutor::TakeBack(uint32_t index) {
+  Pending& pending = pending_[index];
+  if (!board_.notices->Mark(TaskOf(index))) return false;
+  std::atomic_thread_fence(std::memory_order_seq_cst);
+  pending.marked = !HasBegun(index);
+  if (!pending.marked) board_.notices->Unmark(TaskOf(index));
+  return pending.marked;
+}
+
+// REQUIRES: as TaskOf().
+void ProcessExecutor::AskToStop(uint32_t index) {
+  const uint64_t task = TaskOf(index);
+  for (Worker& worker : workers_) {
+    if (worker.claim->task.load(std::memory_order_relaxed) != task) continue;
+    worker.claim->asked_to_stop.store(task, std::memory_order_relaxed);
+    pending_[index].asked_to_stop = true;
   }
-  begun |= static_cast<int32_t>(tasks_.gotten() - number) > 0;
-  if (begun) Unmark(task);
-  return !begun;
 }
 
-bool ProcessExecutor::IsMarked(uint64_t task) const {
-  const auto number = static_cast<uint32_t>(task);
-  return notices_->cancels.load(std::memory_order_relaxed) != 0 &&
-         notices_->marks[number % Notices::kMarks].load(
-             std::memory_order_relaxed) == task;
-}
-
-void ProcessExecutor::Unmark(uint64_t task) {
-  const auto number = static_cast<uint32_t>(task);
-  notices_->marks[number % Notices::kMarks].store(0, std::memory_order_relaxed);
-  notices_->cancels.fetch_sub(1, std::memory_order_relaxed);
+// False if the task has ended meanwhile, or nobody can say. REQUIRES: as
+// TaskOf().
+bool ProcessExecutor::KillWorkerOf(uint32_t index) {
+  Pending& pending = pending_[index];
+  const uint64_t task = TaskOf(index);
+  for (Worker& worker : workers_) {
+    Claim& claim = *worker.claim;
+    if (claim.task.load(std::memory_order_relaxed) != task) continue;
+    claim.killed_for.store(task, std::memory_order_relaxed);
+    std::atomic_thread_fence(std::memory_order_seq_cst);
+    if (claim.task.load(std::memory_order_acquire) == task) {
+      pending.marked = board_.notices->Mark(task);
+      // A worker that is only just being started is killed by StartWorker().
+      if ((pending.marked || IsRemoved(pending, board_.tasks.gotten())) &&
+          (!worker.running || worker.process.Kill().ok())) {
+        return true;
+      }
+      if (pending.marked) board_.notices->Unmark(task);
+      pending.marked = false;
+    }
+    claim.killed_for.store(0, std::memory_order_release);
+  }
+  return false;
 }
 
 bool ProcessExecutor::Wait(absl::FunctionRef<bool()> ready,
@@ -630,13 +516,14 @@ bool ProcessExecutor::Wait(absl::FunctionRef<bool()> ready,
     waiting_.fetch_sub(1, std::memory_order_relaxed);
   };
   const auto deliver = [&] {
-    if (results_.HasRecord()) {
+    if (board_.results.HasRecord()) {
       const std::unique_lock lock(delivery_mutex_, std::try_to_lock);
       if (lock.owns_lock()) DeliverResults();
     }
     return ready();
   };
-  if (deliver() || results_.SpinUntil(delivery_spin_, deliver)) return true;
+  if (deliver() || board_.results.SpinUntil(delivery_spin_, deliver))
+    return true;
   FenceBeforeNotify();
   waiting_gate_.Notify();
   return doze();
@@ -648,70 +535,35 @@ bool ProcessExecutor::Wait(absl::FunctionRef<bool()> ready,
 void ProcessExecutor::Collect() {
   do {
     size_t delivered = 0;
-    results_.WaitForRecord(
-        [this] {
-          return have_callbacks_.load(std::memory_order_acquire) ||
-                 MayPutBacklog();
-        },
+    board_.results.WaitForRecord(
+        [this] { return callbacks_.HasAny() || board_.BacklogIsDue(); },
         Deadline::Infinite());
     {
       const std::lock_guard lock(delivery_mutex_);
       delivered = DeliverResults();
     }
-    RunCallbacks();
+    callbacks_.RunAll();
     if (MayGather(delivered)) {
       waiting_gate_.Sleep(
           [this] { return waiting_.load(std::memory_order_relaxed) > 0; },
           Deadline::Infinite().Sooner(kGatherNanos));
     }
     // The supervisor closes the ring when all sinks have been called.
-  } while (!results_.closed() || results_.HasRecord());
-  RunCallbacks();
-  finished_.store(true, std::memory_order_release);
-  FenceBeforeNotify();
-  finished_gate_.NotifyAll();
-  // Who posts one from now on, runs it; this is for who did just before.
-  RunCallbacks();
+  } while (!board_.results.closed() || board_.results.HasRecord());
+  callbacks_.End();
 }
 
 // Whether the workers neither run out of tasks nor of room for results, at the
 // rate of what was `delivered` last, while nobody looks after them for a while.
 bool ProcessExecutor::MayGather(size_t delivered) const {
   const std::lock_guard lock(mutex_);
-  return backlog_.empty() && delivered < results_.max_record_size() / 4;
+  return backlog_.empty() && delivered < board_.results.max_record_size() / 4;
 }
 
 void ProcessExecutor::Post(std::function<void()> callback) {
   if (IsForkedCopy()) return;
-  {
-    const std::lock_guard lock(mutex_);
-    callbacks_.push_back(std::move(callback));
-    have_callbacks_.store(true, std::memory_order_release);
-  }
-  results_.WakeConsumer();
-  // After the end there is no thread to run it.
-  if (finished_.load(std::memory_order_acquire)) RunCallbacks();
-}
-
-void ProcessExecutor::RunCallbacks() {
-  for (;;) {
-    std::function<void()> callback;
-    {
-      const std::lock_guard lock(mutex_);
-      if (callbacks_.empty()) {
-        have_callbacks_.store(false, std::memory_order_relaxed);
-        return;
-      }
-      callback = std::move(callbacks_.front());
-      callbacks_.pop_front();
-    }
-    try {
-      callback();
-    } catch (...) {
-      // As in Python, nobody is there to catch it; the pool goes on.
-      ReportCallbackException();
-    }
-  }
+  callbacks_.Post(std::move(callback),
+                  [this] { board_.results.WakeConsumer(); });
 }
 
 void ProcessExecutor::Supervise() {
@@ -745,7 +597,7 @@ void ProcessExecutor::Supervise() {
   const std::lock_guard lock(delivery_mutex_);
   DeliverResults();
   FailAll(PoolTerminatedError());
-  results_.Close();
+  board_.results.Close();
 }
 
 // The time until it is to be called again; -1 if no worker is missing.
@@ -772,7 +624,7 @@ bool ProcessExecutor::NeedsWorkers() const {
     case State::kRunning:
       return true;
     case State::kClosing:
-      return !backlog_.empty() || tasks_.HasRecord();
+      return !backlog_.empty() || board_.tasks.HasRecord();
     case State::kTerminated:
       return false;
   }
@@ -788,37 +640,49 @@ void ProcessExecutor::SettleDeath(size_t index) {
 
   // The order of the reads matters: see the header.
   const std::lock_guard delivery(delivery_mutex_);
-  const uint32_t removed = tasks_.gotten();
+  const uint32_t removed = board_.tasks.gotten();
   std::vector<uint64_t> claims;
   for (const Worker& each : workers_) {
     claims.push_back(each.claim->task.load(std::memory_order_acquire));
   }
   DeliverResults();
 
+  // Of the task that it claims. Only a kill by somebody else at the very moment
+  // would be taken for one by the kernel.
+  const int64_t hard_deadline =
+      worker.claim->hard_deadline_nanos.load(std::memory_order_acquire);
+  const bool over_limit = exitcode == -SIGKILL && hard_deadline != 0 &&
+                          MonotonicNanos() >= hard_deadline;
+  const absl::Duration hard_limit = absl::Nanoseconds(
+      worker.claim->hard_limit_nanos.load(std::memory_order_relaxed));
+
   if (claims[index] == 0) CountIdleDeath(worker, name, pid, exitcode);
 
   std::shared_ptr<TaskSink> sink;
   const uint64_t claim = claims[index];
-  const auto number = static_cast<uint32_t>(claim);
-  const auto task = static_cast<uint32_t>(claim >> 32) - 1;
-  if (claim != 0 && static_cast<int32_t>(removed - number) > 0 &&
-      std::count(claims.begin(), claims.end(), claim) == 1) {
+  const uint32_t task = IndexOfTask(claim);
+  if (claim != 0 && std::count(claims.begin(), claims.end(), claim) == 1) {
     const std::lock_guard lock(mutex_);
     // The dead of Terminate() are no surprise: FailAll() follows.
     if (state_ != State::kTerminated && task < pending_.size() &&
-        pending_[task].sink != nullptr && pending_[task].number == number) {
+        pending_[task].sink != nullptr && pending_[task].number.has_value() &&
+        TaskOf(task) == claim && IsRemoved(pending_[task], removed)) {
       sink = pending_[task].sink;
     }
   }
   {
     const std::lock_guard lock(mutex_);
     worker.claim->task.store(0, std::memory_order_relaxed);
+    worker.claim->killed_for.store(0, std::memory_order_relaxed);
+    worker.claim->hard_deadline_nanos.store(0, std::memory_order_relaxed);
     worker.running = false;
     worker.process = Process();
   }
   if (sink != nullptr) {
     TakeSink(task);
-    sink->Fail(WorkerDiedError(name, pid, exitcode));
+    sink->Fail(over_limit ? HardLimitError(name, pid, hard_limit)
+                          : WorkerDiedError(name, pid, exitcode,
+                                            worker.last_words->Read()));
   }
 }
 
@@ -843,13 +707,18 @@ void ProcessExecutor::CountIdleDeath(const Worker& worker,
     return;
   }
   start_deaths_.Count(starts);
-  if (!initializer_) return;
+  // A fork without an initializer has nothing to fail in.
+  if (!initializer_ && start_method_ == StartMethod::kFork) return;
   const bool from_outside = IsSignalFromOutside(exitcode);
   if (from_outside && start_deaths_.length < kMaxStartDeaths) return;
-  FailPool(InitializerError(
-      absl::StatusCode::kAborted,
+  const std::string what =
       absl::StrCat(ToAbsl(name), " (pid ", pid, ") ", DescribeEnd(exitcode),
-                   from_outside ? ", as others before" : "")));
+                   from_outside ? ", as others before" : "",
+                   DescribeLastWords(worker.last_words->Read()));
+  FailPool(initializer_
+               ? InitializerError(absl::StatusCode::kAborted, what)
+               : absl::AbortedError(absl::StrCat(
+                     "the pool's workers end before they are ready: ", what)));
 }
 
 // For good: whatever is submitted later fails, too. REQUIRES: delivery_mutex_
@@ -870,7 +739,7 @@ void ProcessExecutor::FailAll(const absl::Status& error) {
   {
     const std::lock_guard lock(mutex_);
     backlog_.clear();
-    notices_->backlog.store(0, std::memory_order_relaxed);
+    board_.notices->set_backlog(false);
     for (Pending& pending : pending_) {
       if (pending.sink != nullptr) sinks.push_back(std::move(pending.sink));
     }
@@ -922,11 +791,8 @@ absl::Status ProcessExecutor::Join(Deadline deadline) {
           "Join of a pool that is neither closed nor terminated");
     }
   }
-  const auto finished = [this] {
-    return finished_.load(std::memory_order_acquire);
-  };
-  if (!finished_gate_.Wait(finished_spin_, finished, deadline)) {
-    return absl::DeadlineExceededError("the pool's workers have not ended");
+  if (absl::Status ended = callbacks_.WaitForEnd(deadline); !ended.ok()) {
+    return ended;
   }
   // They have nothing more to do.
   const std::lock_guard lock(join_mutex_);

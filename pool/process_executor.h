@@ -8,27 +8,8 @@
 // supervisor waits for workers to die, settles what the dead one was doing and
 // starts another.
 //
-// Exactly one end for every task. Before a worker removes a task from the ring
-// it writes the task into its claim, in shared memory. When a worker has died,
-// the supervisor reads, in this order: how many tasks have been removed; all
-// claims; all results that are there. The dead worker's claim is a task it took
-// with it if and only if that task has been removed, no other worker claims it,
-// and its result is not among those. (If the worker died before removing it,
-// another one has taken it since: then that one's claim, written before the
-// removal, or its result, written before the next claim, is seen.)
-//
-// Cancelling. The canceller marks the task in shared memory and then looks at
-// the claims, and at how many tasks have been removed; a worker claims and
-// removes a task and then looks at the marks. So if the canceller sees neither
-// claim nor removal, the worker will see the mark, and skip the task. Otherwise
-// the canceller takes the mark back, and it is the task's outcome that tells.
-//
-// The backlog. Tasks that find the ring full wait in the pool's own process, to
-// be put when results are delivered, or when the ring has run empty. The
-// submitter says in shared memory that some wait, and then tries the ring once
-// more; a worker removes a task, and then looks whether some wait. So if the
-// submitter still finds the ring full, then whoever removes the last task in it
-// sees that some wait, and wakes the collector. No worker idles meanwhile.
+// What the two sides share, and why each task has exactly one end, is in
+// mp/pool/task_board.h; what runs in a worker, in mp/pool/worker_loop.h.
 //
 // Workers come and go. One that leaves after its number of tasks does so
 // without a claim, and so takes nothing with it. Workers that die again and
@@ -38,7 +19,6 @@
 #ifndef MP_POOL_PROCESS_EXECUTOR_H_
 #define MP_POOL_PROCESS_EXECUTOR_H_
 
-#include <array>
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
@@ -57,11 +37,14 @@
 #include "absl/status/statusor.h"
 #include "mp/base/deadline.h"
 #include "mp/base/unique_fd.h"
-#include "mp/ipc/ring.h"
+#include "mp/pool/callback_queue.h"
 #include "mp/pool/executor.h"
 #include "mp/pool/executor_options.h"
 #include "mp/pool/initializer.h"
+#include "mp/pool/last_words.h"
+#include "mp/pool/task_board.h"
 #include "mp/process/process.h"
+#include "mp/process/start_method.h"
 #include "mp/shm/adaptive_spin.h"
 #include "mp/shm/gate.h"
 #include "mp/shm/liveness.h"
@@ -81,8 +64,9 @@ class ProcessExecutor final : public Executor {
 
   absl::StatusOr<TaskId> Submit(TaskFunction function, size_t size,
                                 TaskOutput::Encoder encode,
-                                std::shared_ptr<TaskSink> sink) override;
-  bool Cancel(TaskId id) override;
+                                std::shared_ptr<TaskSink> sink,
+                                const TaskLimits& limits) override;
+  bool Cancel(TaskId id, CancelMode mode) override;
   size_t max_input_size() const override;
   bool IsOpen() const override;
   int workers() const override { return static_cast<int>(workers_.size()); }
@@ -102,34 +86,16 @@ class ProcessExecutor final : public Executor {
   // the ring tells it from later tasks with the same index.
   struct Pending {
     std::shared_ptr<TaskSink> sink;  // null: the entry is free
-    std::optional<uint32_t> number;  // empty: not in the ring yet
+    std::optional<uint64_t> number;  // empty: not in the ring yet
     uint32_t generation = 0;         // of the entry
     bool cancelled = false;          // the sink has been called
-  };
-
-  // In shared memory: what workers are told beside the tasks.
-  struct Notices {
-    static constexpr size_t kMarks = 4096;
-    // Whether the backlog is not empty. Changed under mutex_.
-    std::atomic<uint32_t> backlog{0};
-    // The tasks in the ring that are cancelled.
-    std::atomic<uint64_t> cancels{0};
-    // As in the claims; each in the place that its number gives it.
-    std::array<std::atomic<uint64_t>, kMarks> marks;
-  };
-
-  // In shared memory, one for each worker.
-  struct alignas(64) Claim {
-    // 0, or index + 1 in the upper and number in the lower half.
-    std::atomic<uint64_t> task{0};
-    // How many workers with this claim were ready for tasks, and how many tasks
-    // they have done.
-    std::atomic<uint64_t> starts{0};
-    std::atomic<uint64_t> done{0};
+    bool marked = false;             // among the notices
+    bool asked_to_stop = false;      // in some worker's claim
   };
 
   struct Worker {
     std::shared_ptr<Claim> claim;
+    std::shared_ptr<LastWords> last_words;
     Process process;
     bool running = false;
     // Those of the claim when it was started.
@@ -147,36 +113,28 @@ class ProcessExecutor final : public Executor {
     uint64_t total = 0;
   };
 
-  struct TaskHeader;
-  struct ResultHeader;
-  class WorkerOutput;
-
-  ProcessExecutor(const ExecutorOptions& options, ipc_internal::Ring tasks,
-                  ipc_internal::Ring results);
+  ProcessExecutor(const ExecutorOptions& options, TaskBoard board);
 
   absl::Status Start();
   void UndoStart();
   absl::Status StartWorker(size_t index);
 
-  // In a worker.
-  int Serve(size_t index);
-  void ReportFailedInitializer(const absl::Status& error);
-
-  // In the pool's process.
-  bool IsForkedCopy() const { return Liveness::Self() != owner_; }
-  bool PutTask(uint32_t index, TaskFunction function, size_t size,
-               TaskOutput::Encoder encode, absl::Status* error);
+  bool IsForkedCopy() const { return Liveness::Self() != board_.owner; }
+  struct Waiting;
+  bool PutTask(const Waiting& task, size_t size, TaskOutput::Encoder encode,
+               absl::Status* error);
   void PutBacklog();
-  bool MayPutBacklog() const;
   size_t DeliverResults();
   void Collect();
   bool MayGather(size_t delivered) const;
-  void RunCallbacks();
   void Supervise();
   void SettleDeath(size_t index);
-  bool MarkCancelled(uint64_t task);
-  bool IsMarked(uint64_t task) const;
-  void Unmark(uint64_t task);
+  bool HasBegun(uint32_t index) const;
+  bool IsRemoved(const Pending& pending, uint32_t gotten) const;
+  bool TakeBack(uint32_t index);
+  void AskToStop(uint32_t index);
+  bool KillWorkerOf(uint32_t index);
+  uint64_t TaskOf(uint32_t index) const;
   void FreeEntry(uint32_t index);
   void CountIdleDeath(const Worker& worker, std::string_view name, pid_t pid,
                       int exitcode);
@@ -187,12 +145,10 @@ class ProcessExecutor final : public Executor {
   std::shared_ptr<TaskSink> TakeSink(uint32_t index);
   void Interrupt();
 
-  const Token owner_;
   const Initializer initializer_;
   const int maxtasksperchild_;
-  ipc_internal::Ring tasks_;
-  ipc_internal::Ring results_;
-  std::shared_ptr<Notices> notices_;
+  const StartMethod start_method_;
+  TaskBoard board_;
 
   // Guards what submitters touch. Taken after delivery_mutex_.
   mutable InPlaceLock mutex_;
@@ -200,19 +156,23 @@ class ProcessExecutor final : public Executor {
   absl::Status failure_;  // why there are no more tasks, if not OK
   std::vector<Pending> pending_;
   std::vector<uint32_t> free_;
+  // How many tasks have been put into the ring, and were removed when it was
+  // looked at last. The ring counts modulo 2^32, which is too little for a task
+  // that runs for hours.
+  uint64_t put_ = 0;
+  uint64_t removed_ = 0;
   // Tasks that found the ring full, oldest first; later ones queue behind them.
   struct Waiting {
     uint32_t index;
     TaskFunction function;
+    LimitsHeader limits;
     std::vector<std::byte> input;
   };
   std::deque<Waiting> backlog_;
-  std::deque<std::function<void()>> callbacks_;
   std::vector<Worker> workers_;
 
   // Held while results are taken from the ring and given to their sinks.
   InPlaceLock delivery_mutex_;
-  std::atomic<bool> have_callbacks_{false};
   AdaptiveSpin<KernelPlatform, kSpinForPartner> delivery_spin_;
   std::atomic<int> waiting_{0};  // threads in Wait
   BasicGate<KernelPlatform> waiting_gate_;
@@ -226,9 +186,7 @@ class ProcessExecutor final : public Executor {
   std::mutex join_mutex_;
   std::thread collector_;
   std::thread supervisor_;
-  BasicGate<KernelPlatform> finished_gate_;
-  AdaptiveSpin<KernelPlatform, kSpinForPartner> finished_spin_;
-  std::atomic<bool> finished_{false};
+  CallbackQueue callbacks_;  // the collector's
 };
 
 }  // namespace mp::pool_internal

@@ -86,8 +86,9 @@ std::string_view Text(std::span<const std::byte> bytes) {
   return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
 }
 
-absl::StatusOr<std::unique_ptr<ProcessExecutor>> Create(
-    int processes, size_t capacity = size_t{64} << 10) {
+absl::StatusOr<std::unique_ptr<Executor>> Create(int processes,
+                                                 size_t capacity = size_t{64}
+                                                                   << 10) {
   return ProcessExecutor::Create({.processes = processes,
                                   .task_capacity_bytes = capacity,
                                   .result_capacity_bytes = capacity});

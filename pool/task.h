@@ -20,6 +20,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "mp/base/code_place.h"
 #include "mp/ipc/codec.h"
 #include "mp/pool/executor.h"
 #include "mp/pool/worker.h"
@@ -39,8 +40,8 @@ concept TaskCallable = kIsFunctionPointer<F> ||
     (std::is_empty_v<F>&& std::is_trivially_copyable_v<F>&&
          std::is_default_constructible_v<F>);
 
-// A function pointer as a value that travels. Workers are forked from the
-// process that submits, so a function has the same address in both.
+// A function pointer as a value that travels: its address in the process that
+// submits.
 template <class F>
 uint64_t FunctionAddress(F function) {
   if constexpr (kIsFunctionPointer<F>) {
@@ -50,13 +51,15 @@ uint64_t FunctionAddress(F function) {
   }
 }
 
+// In the worker. The error, which nobody should have, is of the task.
 template <class F>
-F FunctionAt(uint64_t address) {
+absl::Status FindFunction(uint64_t address, TaskOutput& output, F& function) {
   if constexpr (kIsFunctionPointer<F>) {
-    return reinterpret_cast<F>(static_cast<uintptr_t>(address));
-  } else {
-    return F();
+    const absl::StatusOr<CodeAddress> code = output.FindCode(address);
+    if (!code.ok()) return code.status();
+    function = reinterpret_cast<F>(*code);
   }
+  return absl::OkStatus();
 }
 
 // ---- arguments ----
@@ -137,7 +140,11 @@ struct ApplyTask {
     if (absl::Status status = reader.Finish(); !status.ok()) {
       return output.Fail(status);
     }
-    F function = FunctionAt<F>(address);
+    F function{};
+    if (absl::Status found = FindFunction(address, output, function);
+        !found.ok()) {
+      return output.Fail(found);
+    }
     const auto outcome = CallForOutcome(
         [&] { return std::apply(function, std::move(arguments)); });
     if (!outcome.ok()) return output.Fail(StatusOf(outcome));
@@ -383,7 +390,12 @@ struct MapTask {
 
   static void Run(std::span<const std::byte> input, TaskOutput& output) {
     Reader reader(input);
-    F function = FunctionAt<F>(reader.Read<uint64_t>());
+    F function{};
+    if (absl::Status found =
+            FindFunction(reader.Read<uint64_t>(), output, function);
+        !found.ok()) {
+      return output.Fail(found);
+    }
     PartWriter results(output);
     absl::Status first_error;
     absl::Status read = ForEachItem<T>(reader, [&](T item) {
@@ -408,7 +420,12 @@ struct StreamTask {
 
   static void Run(std::span<const std::byte> input, TaskOutput& output) {
     Reader reader(input);
-    F function = FunctionAt<F>(reader.Read<uint64_t>());
+    F function{};
+    if (absl::Status found =
+            FindFunction(reader.Read<uint64_t>(), output, function);
+        !found.ok()) {
+      return output.Fail(found);
+    }
     PartWriter results(output);
     absl::Status lost;
     const absl::Status read = ForEachItem<T>(reader, [&](T item) {

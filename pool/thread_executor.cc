@@ -12,9 +12,11 @@
 
 #include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
+#include "absl/time/time.h"
 #include "mp/base/check.h"
 #include "mp/base/errno_status.h"
 #include "mp/pool/initializer.h"
+#include "mp/pool/task_control.h"
 #include "mp/pool/worker.h"
 #include "mp/shm/liveness.h"
 
@@ -87,7 +89,7 @@ class ThreadExecutor::Output final : public TaskOutput {
 
 absl::StatusOr<std::unique_ptr<ThreadExecutor>> ThreadExecutor::Create(
     const ExecutorOptions& options) {
-  const auto max_input = MaxMessage(options.task_capacity_bytes, 16);
+  const auto max_input = MaxMessage(options.task_capacity_bytes, 32);
   if (!max_input.ok()) return max_input.status();
   const auto max_result = MaxMessage(options.result_capacity_bytes, 8);
   if (!max_result.ok()) return max_result.status();
@@ -131,7 +133,7 @@ absl::Status ThreadExecutor::Start() {
       std::move(not_started).Cancel();
     }
   } catch (const std::system_error& error) {
-    if (!callback_thread_.joinable()) finished_ = true;
+    if (!callback_thread_.joinable()) callbacks_.End();
     return ErrnoStatus(error.code().value(), "pthread_create");
   }
   return absl::OkStatus();
@@ -140,8 +142,10 @@ absl::Status ThreadExecutor::Start() {
 absl::StatusOr<TaskId> ThreadExecutor::Submit(TaskFunction function,
                                               size_t size,
                                               TaskOutput::Encoder encode,
-                                              std::shared_ptr<TaskSink> sink) {
+                                              std::shared_ptr<TaskSink> sink,
+                                              const TaskLimits& limits) {
   if (size > max_input_size_) return InputTooLargeError(size, max_input_size_);
+  if (absl::Status status = CheckLimits(limits); !status.ok()) return status;
   if (IsForkedCopy()) return ForkedPoolError();
   TaskId id = 0;
   {
@@ -156,6 +160,7 @@ absl::StatusOr<TaskId> ThreadExecutor::Submit(TaskFunction function,
       return encoded;
     }
     task->sink = std::move(sink);
+    task->limits = limits;
     task->id = id = ++last_id_;
     queue_.push_back(std::move(task));
     queued_.store(queue_.size(), std::memory_order_release);
@@ -165,7 +170,7 @@ absl::StatusOr<TaskId> ThreadExecutor::Submit(TaskFunction function,
   return id;
 }
 
-bool ThreadExecutor::Cancel(TaskId id) {
+bool ThreadExecutor::Cancel(TaskId id, CancelMode mode) {
   if (IsForkedCopy()) return false;
   const std::lock_guard delivery(delivery_mutex_);
   std::shared_ptr<TaskSink> sink;
@@ -177,6 +182,7 @@ bool ThreadExecutor::Cancel(TaskId id) {
                            return task->id < sought;
                          });
     if (found == queue_.end() || (*found)->id != id || (*found)->cancelled) {
+      if (mode != CancelMode::kUnbegun) AskToStop(id);
       return false;
     }
     (*found)->cancelled = true;  // who comes to it, drops it
@@ -184,6 +190,14 @@ bool ThreadExecutor::Cancel(TaskId id) {
   }
   sink->Fail(TaskCancelledError());
   return true;
+}
+
+// If it runs. REQUIRES: mutex_ held.
+void ThreadExecutor::AskToStop(TaskId id) {
+  for (const std::shared_ptr<Task>& task : running_) {
+    if (task == nullptr || task->id != id) continue;
+    task->asked_to_stop.store(1, std::memory_order_relaxed);
+  }
 }
 
 bool ThreadExecutor::IsOpen() const {
@@ -260,6 +274,17 @@ std::shared_ptr<ThreadExecutor::Task> ThreadExecutor::NextTask(size_t index) {
 
 void ThreadExecutor::RunTask(Task& task) {
   Output output(*this, task);
+  TaskStop stop;
+  stop.asked = &task.asked_to_stop;
+  stop.task = 1;
+  const absl::Duration limit = std::min(task.limits.soft, task.limits.hard);
+  if (limit != absl::InfiniteDuration()) {
+    // If that is beyond the range of the clock, it never comes.
+    stop.soft_deadline_nanos =
+        absl::ToInt64Nanoseconds(absl::Nanoseconds(MonotonicNanos()) + limit);
+  }
+  SetThreadTaskStop(&stop);
+  const absl::Cleanup ended = [] { SetThreadTaskStop(nullptr); };
   try {
     task.function(task.input, output);
   } catch (...) {
@@ -305,7 +330,9 @@ void ThreadExecutor::FailAll(absl::Status failure) {
       queued_.store(0, std::memory_order_release);
       ending_.store(true, std::memory_order_release);
       for (const std::shared_ptr<Task>& task : running_) {
-        if (task != nullptr) tasks.push_back(task);
+        if (task == nullptr) continue;
+        task->asked_to_stop.store(1, std::memory_order_relaxed);
+        tasks.push_back(task);
       }
     }
     for (const std::shared_ptr<Task>& task : tasks) {
@@ -330,12 +357,8 @@ absl::Status ThreadExecutor::Join(Deadline deadline) {
           "Join of a pool that is neither closed nor terminated");
     }
   }
-  const auto finished = [this] {
-    return finished_.load(std::memory_order_acquire);
-  };
-  if (!finished() && (deadline == Deadline::Now() ||
-                      !finished_gate_.Sleep(finished, deadline))) {
-    return absl::DeadlineExceededError("the pool's workers have not ended");
+  if (absl::Status ended = callbacks_.WaitForEnd(deadline); !ended.ok()) {
+    return ended;
   }
   // They have nothing more to do.
   const std::lock_guard lock(join_mutex_);
@@ -354,15 +377,10 @@ bool ThreadExecutor::Wait(absl::FunctionRef<bool()> ready,
 
 void ThreadExecutor::Post(std::function<void()> callback) {
   if (IsForkedCopy()) return;
-  {
-    const std::lock_guard lock(mutex_);
-    callbacks_.push_back(std::move(callback));
-    have_callbacks_.store(true, std::memory_order_release);
-  }
-  FenceBeforeNotify();
-  callback_gate_.NotifyAll();
-  // After the end there is no thread to run it.
-  if (finished_.load(std::memory_order_acquire)) RunCallbacks();
+  callbacks_.Post(std::move(callback), [this] {
+    FenceBeforeNotify();
+    callback_gate_.NotifyAll();
+  });
 }
 
 void ThreadExecutor::CallBack() {
@@ -371,39 +389,11 @@ void ThreadExecutor::CallBack() {
            workers_left_.load(std::memory_order_acquire) == 0;
   };
   do {
-    callback_gate_.Sleep(
-        [&] {
-          return have_callbacks_.load(std::memory_order_acquire) || all_left();
-        },
-        Deadline::Infinite());
-    RunCallbacks();
+    callback_gate_.Sleep([&] { return callbacks_.HasAny() || all_left(); },
+                         Deadline::Infinite());
+    callbacks_.RunAll();
   } while (!all_left());
-  RunCallbacks();
-  finished_.store(true, std::memory_order_release);
-  FenceBeforeNotify();
-  finished_gate_.NotifyAll();
-  // Who posts one from now on, runs it; this is for who did just before.
-  RunCallbacks();
-}
-
-void ThreadExecutor::RunCallbacks() {
-  for (;;) {
-    std::function<void()> callback;
-    {
-      const std::lock_guard lock(mutex_);
-      if (callbacks_.empty()) {
-        have_callbacks_.store(false, std::memory_order_relaxed);
-        return;
-      }
-      callback = std::move(callbacks_.front());
-      callbacks_.pop_front();
-    }
-    try {
-      callback();
-    } catch (...) {
-      ReportCallbackException();
-    }
-  }
+  callbacks_.End();
 }
 
 }  // namespace mp::pool_internal

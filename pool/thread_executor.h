@@ -25,6 +25,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "mp/base/deadline.h"
+#include "mp/pool/callback_queue.h"
 #include "mp/pool/executor.h"
 #include "mp/pool/executor_options.h"
 #include "mp/shm/adaptive_spin.h"
@@ -45,8 +46,9 @@ class ThreadExecutor final : public Executor {
 
   absl::StatusOr<TaskId> Submit(TaskFunction function, size_t size,
                                 TaskOutput::Encoder encode,
-                                std::shared_ptr<TaskSink> sink) override;
-  bool Cancel(TaskId id) override;
+                                std::shared_ptr<TaskSink> sink,
+                                const TaskLimits& limits) override;
+  bool Cancel(TaskId id, CancelMode mode) override;
   size_t max_input_size() const override { return max_input_size_; }
   bool IsOpen() const override;
   int workers() const override { return options_.processes; }
@@ -55,7 +57,8 @@ class ThreadExecutor final : public Executor {
             absl::FunctionRef<bool()> doze) override;
   void Post(std::function<void()> callback) override;
   void Close() override;
-  // A task that runs fails at once; what it comes to is dropped.
+  // A task that runs fails at once, and is asked to stop; what it comes to is
+  // dropped.
   void Terminate() override;
   absl::Status Join(Deadline deadline) override;
 
@@ -67,7 +70,9 @@ class ThreadExecutor final : public Executor {
     std::vector<std::byte> input;
     std::shared_ptr<TaskSink> sink;  // null: has failed; see delivery_mutex_
     TaskId id;
-    bool cancelled = false;  // see mutex_
+    TaskLimits limits;
+    bool cancelled = false;                  // see mutex_
+    std::atomic<uint64_t> asked_to_stop{0};  // then 1
   };
   class Output;
 
@@ -80,9 +85,9 @@ class ThreadExecutor final : public Executor {
   bool WorkAsOne(size_t index);
   std::shared_ptr<Task> NextTask(size_t index);
   void RunTask(Task& task);
+  void AskToStop(TaskId id);
   void FailAll(absl::Status failure);
   void CallBack();
-  void RunCallbacks();
   bool IsForkedCopy() const;
 
   const pid_t owner_;
@@ -99,18 +104,15 @@ class ThreadExecutor final : public Executor {
   TaskId last_id_ = 0;
   std::deque<std::shared_ptr<Task>> queue_;     // in the order of their ids
   std::vector<std::shared_ptr<Task>> running_;  // of each worker
-  std::deque<std::function<void()>> callbacks_;
 
   // What the gates' conditions read.
   std::atomic<size_t> queued_{0};
   std::atomic<bool> ending_{false};  // no task comes any more
-  std::atomic<bool> have_callbacks_{false};
   std::atomic<int> workers_left_{0};
-  std::atomic<bool> finished_{false};
   BasicGate<KernelPlatform> task_gate_;
   AdaptiveSpin<KernelPlatform, kSpinForPartner> task_spin_;
   BasicGate<KernelPlatform> callback_gate_;
-  BasicGate<KernelPlatform> finished_gate_;
+  CallbackQueue callbacks_;
 
   std::mutex join_mutex_;
   std::vector<std::thread> threads_;

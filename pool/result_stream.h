@@ -70,12 +70,13 @@
 #include "mp/pool/chunks.h"
 #include "mp/pool/completion.h"
 #include "mp/pool/executor.h"
+#include "mp/pool/progress_bar.h"
 #include "mp/pool/task.h"
 #include "mp/sync/in_place_lock.h"
 
 namespace mp {
 
-class Pool;
+class PoolCalls;
 
 namespace pool_internal {
 
@@ -85,7 +86,8 @@ struct StreamPlan {
   std::unique_ptr<ChunkSource> chunks;
   bool ordered;
   size_t chunksize;
-  size_t buffersize;  // in items; 0 for a default
+  size_t buffersize;                 // in items; 0 for a default
+  std::unique_ptr<ProgressBar> bar;  // or null
 };
 
 // Where the tasks of a stream end. Outlives the stream while some are under
@@ -142,6 +144,7 @@ class StreamInbox final : public std::enable_shared_from_this<StreamInbox<T>> {
     void End() {
       while (outcomes_.size() < count_) outcomes_.emplace_back(error_);
       error_ = absl::OkStatus();
+      if (inbox_.progress_ != nullptr) inbox_.progress_->Add(count_);
       inbox_.Ended(*this);
     }
 
@@ -157,7 +160,9 @@ class StreamInbox final : public std::enable_shared_from_this<StreamInbox<T>> {
     std::atomic<bool> ended_{true};
   };
 
-  explicit StreamInbox(bool ordered) : ordered_(ordered) {}
+  // `progress`, unless it is null, gets the items that are done.
+  StreamInbox(bool ordered, std::shared_ptr<Progress> progress)
+      : ordered_(ordered), progress_(std::move(progress)) {}
 
   std::deque<Slot>& slots() { return slots_; }
   Slot& AddSlot() { return slots_.emplace_back(this); }
@@ -195,6 +200,7 @@ class StreamInbox final : public std::enable_shared_from_this<StreamInbox<T>> {
   }
 
   const bool ordered_;
+  const std::shared_ptr<Progress> progress_;
   std::deque<Slot> slots_;  // the stream's, but for what they hold
   Completion completion_;
   InPlaceLock mutex_;
@@ -247,6 +253,7 @@ class Stream {
       if (!slot->HasNext()) Recycle();
       return outcome;
     }
+    plan_.bar.reset();
     if (exception_ != nullptr) {
       std::rethrow_exception(std::exchange(exception_, nullptr));
     }
@@ -365,7 +372,8 @@ class Stream {
   StreamPlan plan_;
   const size_t max_window_;
   size_t window_;  // how many tasks are under way at most
-  const std::shared_ptr<Inbox> inbox_ = std::make_shared<Inbox>(plan_.ordered);
+  const std::shared_ptr<Inbox> inbox_ = std::make_shared<Inbox>(
+      plan_.ordered, plan_.bar != nullptr ? plan_.bar->progress() : nullptr);
   Chunk chunk_;
 
   size_t under_way_ = 0;      // slots that are not free
@@ -428,7 +436,7 @@ class ResultStream {
   std::default_sentinel_t end() const { return std::default_sentinel; }
 
  private:
-  friend class Pool;
+  friend class PoolCalls;
 
   explicit ResultStream(std::unique_ptr<pool_internal::Stream<T>> stream)
       : stream_(std::move(stream)) {}

@@ -68,31 +68,37 @@ std::string ProgressLine(std::string_view label, const Progress& progress,
         std::min(1.0, static_cast<double>(done) / static_cast<double>(*total));
   }
 
-  std::string front = absl::StrCat(ToAbsl(label), ": ");
-  std::string back = absl::StrCat(done);
+  std::string line = absl::StrCat(ToAbsl(label), ": ");
+  std::string count = absl::StrCat(done);
   if (total.has_value()) {
     // Not 100 before all is done.
-    front += absl::StrFormat("%3d%% ", static_cast<int>(100 * fraction));
-    absl::StrAppend(&back, "/", *total);
+    line += absl::StrFormat("%3d%% ", static_cast<int>(100 * fraction));
+    absl::StrAppend(&count, "/", *total);
   }
-  if (rate > 0) absl::StrAppend(&back, ", ", FormatRate(rate));
+  std::string speed;
+  if (rate > 0) speed = absl::StrCat(", ", FormatRate(rate));
+  std::string time;
   if (ended || !total.has_value()) {
-    absl::StrAppend(&back, ", ", FormatSeconds(seconds));
+    time = absl::StrCat(", ", FormatSeconds(seconds));
   } else if (rate > 0) {
     const auto left = static_cast<double>(*total - std::min(done, *total));
-    absl::StrAppend(&back, ", ", FormatSeconds(left / rate), " left");
+    time = absl::StrCat(", ", FormatSeconds(left / rate), " left");
   }
 
-  const size_t text = Columns(front) + back.size();
+  const size_t needed = Columns(line) + count.size();
+  if (needed + speed.size() > columns) speed.clear();
+  if (needed + speed.size() + time.size() > columns) time.clear();
+  const size_t text = needed + speed.size() + time.size();
   constexpr size_t kFrame = 3;  // "[] "
   if (total.has_value() && text + kFrame + kMinBar <= columns) {
     const size_t width = std::min(kMaxBar, columns - text - kFrame);
     const auto filled =
         static_cast<size_t>(fraction * static_cast<double>(width));
-    absl::StrAppend(&front, "[", std::string(filled, '#'),
+    absl::StrAppend(&line, "[", std::string(filled, '#'),
                     std::string(width - filled, '.'), "] ");
   }
-  return std::string(Truncate(front + back, columns));
+  absl::StrAppend(&line, count, speed, time);
+  return std::string(Truncate(line, columns));
 }
 
 std::unique_ptr<ProgressBar> ProgressBar::Start(std::string_view label,

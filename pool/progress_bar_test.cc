@@ -58,9 +58,10 @@ std::string Line(size_t done, std::optional<size_t> total, double seconds,
 }
 
 TEST(ProgressLineTest, SaysHowManyHowFastAndHowLongStill) {
-  EXPECT_EQ(Line(450, 1000, 5),
-            "Hashing:  45% [#############.................] "
-            "450/1000, 90/s, 0:06 left");
+  EXPECT_EQ(Line(450, 1000, 5), "Hashing:  45% [" + std::string(16, '#') +
+                                    std::string(21, '.') +
+                                    "] "
+                                    "450/1000, 90/s, 0:06 left");
   EXPECT_EQ(Line(450, 1000, 5, 200),
             "Hashing:  45% [##################......................] "
             "450/1000, 90/s, 0:06 left")
@@ -68,8 +69,8 @@ TEST(ProgressLineTest, SaysHowManyHowFastAndHowLongStill) {
 }
 
 TEST(ProgressLineTest, AtTheBeginningThereIsNoRate) {
-  EXPECT_EQ(Line(0, 8, 0, 40), "Hashing:   0% [.....................] 0/8");
-  EXPECT_EQ(Line(0, 8, 3, 40), "Hashing:   0% [.....................] 0/8");
+  EXPECT_EQ(Line(0, 8, 0, 40), "Hashing:   0% [....................] 0/8");
+  EXPECT_EQ(Line(0, 8, 3, 40), "Hashing:   0% [....................] 0/8");
 }
 
 TEST(ProgressLineTest, AtTheEndItSaysHowLongItTook) {
@@ -77,7 +78,7 @@ TEST(ProgressLineTest, AtTheEndItSaysHowLongItTook) {
             "Hashing: 100% [#####################] 8/8, 2/s, 0:04");
   EXPECT_THAT(Line(999, 1000, 3700, 200, true), StartsWith("Hashing:  99% ["));
   EXPECT_THAT(Line(999, 1000, 3700, 200, true), EndsWith("0.27/s, 1:01:40"));
-  EXPECT_EQ(Line(0, 0, 0, 20, true), "Hashing: 100% 0/0, 0");
+  EXPECT_EQ(Line(0, 0, 0, 20, true), "Hashing: 100% 0/0");
 }
 
 TEST(ProgressLineTest, OfAnUnknownNumberThereIsNoBar) {
@@ -98,6 +99,8 @@ TEST(ProgressLineTest, FitsNarrowTerminals) {
     EXPECT_LE(Line(450, 1000, 5, columns).size(), columns);
   }
   EXPECT_EQ(Line(450, 1000, 5, 45), "Hashing:  45% 450/1000, 90/s, 0:06 left");
+  EXPECT_EQ(Line(450, 1000, 5, 30), "Hashing:  45% 450/1000, 90/s");
+  EXPECT_EQ(Line(450, 1000, 5, 25), "Hashing:  45% 450/1000");
   EXPECT_EQ(Line(450, 1000, 5, 20), "Hashing:  45% 450/10");
   // Characters, not bytes.
   const Progress progress;
@@ -190,7 +193,7 @@ INSTANTIATE_TEST_SUITE_P(Workers, ProgressBarTest, AnyWorkers(), WorkersName);
 
 // The line at the end stays, and the cursor is below it.
 constexpr char kAll200[] =
-    "Squares: 100% \\[#+\\] 200/200, [0-9.]+k?/s, 0:0[0-9]";
+    "Squares: 100% \\[#+\\] 200/200, [0-9.]+k?/s, 0:0[0-9] *";
 
 TEST_P(ProgressBarTest, MapShowsHowFarItIs) {
   Terminal terminal(80);
@@ -288,7 +291,7 @@ TEST_P(ProgressBarTest, AnExceptionOfTheRangeEndsTheLine) {
       EXPECT_NE(ProgressBar::Start("next", 1), nullptr) << "it is free again";
     }
     const std::string text = terminal.Text();
-    EXPECT_THAT(text, HasSubstr("\rSquares: 0"));
+    EXPECT_THAT(text, StartsWith("\rSquares: "));
     EXPECT_THAT(text, AllOf(HasSubstr("\r\n\rnext"), EndsWith("\r\n")));
   }
 }
@@ -353,8 +356,8 @@ TEST_F(OneProgressBarTest, FollowsTheWidthAndWipesWhatWasThere) {
     bar->progress()->Add(1);
   }
   const std::vector<std::string> lines = terminal.Lines();
-  EXPECT_EQ(lines.front(), "a label:   0% [" + std::string(39, '.') + "] 0/10");
-  EXPECT_THAT(lines.back(), MatchesRegex("a label:  60% 6/10, [0-9.]+/s, ?"));
+  EXPECT_EQ(lines.front(), "a label:   0% [" + std::string(38, '.') + "] 0/10");
+  EXPECT_THAT(lines.back(), MatchesRegex("a label:  60% 6/10, [0-9.]+/s *"));
 }
 
 // Whoever counts may do so later.

@@ -120,7 +120,7 @@ class ResultState final : public TaskSink,
       // Release: who sees ready_ sees the outcome.
       ready_.store(true, std::memory_order_release);
     }
-    completion_.Notify();
+    completion_.NotifyAfterRmw();
     for (Callback& callback : callbacks) Post(std::move(callback));
   }
 

@@ -103,7 +103,7 @@ class Gathering final : public std::enable_shared_from_this<Gathering<V>> {
     if (last) {
       result_->Set(TakeOutcome());
     } else {
-      completion_.Notify();
+      completion_.NotifyAfterRmw();
     }
   }
 

@@ -23,6 +23,7 @@
 #include "mp/pool/completion.h"
 #include "mp/pool/executor.h"
 #include "mp/pool/task.h"
+#include "mp/pool/task_control.h"
 #include "mp/pool/worker.h"
 #include "mp/sync/in_place_lock.h"
 
@@ -69,11 +70,11 @@ class ResultState final : public TaskSink,
   void set_task(TaskId task) { task_ = task; }
   void set_tasks(std::vector<TaskId> tasks) { tasks_ = std::move(tasks); }
 
-  bool Cancel() {
+  bool Cancel(CancelMode mode) {
     if (ready()) return false;
     bool all = task_.has_value() || !tasks_.empty();
-    if (task_.has_value()) all = executor_->Cancel(*task_);
-    for (const TaskId task : tasks_) all = executor_->Cancel(task) && all;
+    if (task_.has_value()) all = executor_->Cancel(*task_, mode);
+    for (const TaskId task : tasks_) all = executor_->Cancel(task, mode) && all;
     return all;
   }
 
@@ -196,7 +197,14 @@ class AsyncResult {
   // just about to begin, or thousands of cancelled tasks wait to be skipped,
   // and only its outcome will tell. Of a map, the chunks that have not begun
   // are taken back; true if those were all. (Python has nothing like it.)
-  bool Cancel() const { return state_->Cancel(); }
+  //
+  // A task that has begun can be asked to stop, or its worker can be killed:
+  // see CancelMode in mp/pool/task_control.h. With kKill true also means that
+  // it runs no more, and its outcome is Cancelled, at once; of a map, each
+  // chunk that has begun.
+  bool Cancel(CancelMode mode = CancelMode::kUnbegun) const {
+    return state_->Cancel(mode);
+  }
 
   // Whether the task has ended without an error. Aborts if it has not ended.
   bool Successful() const {

@@ -8,6 +8,7 @@
 #include <string_view>
 
 #include "absl/status/status.h"
+#include "mp/pool/executor.h"
 #include "mp/pool/initializer.h"
 #include "mp/process/start_method.h"
 
@@ -28,6 +29,9 @@ absl::Status ResultTooLargeError(size_t size, size_t max_size);
 absl::Status PoolClosedError();
 absl::Status PoolTerminatedError();
 absl::Status TaskCancelledError();
+absl::Status TaskKilledError();
+// InvalidArgument unless they are more than zero.
+absl::Status CheckLimits(const TaskLimits& limits);
 absl::Status ForkedPoolError();
 absl::Status InitializerError(absl::StatusCode code, std::string_view what);
 

@@ -52,7 +52,7 @@ class FrontExecutor::RetriedTask final
     return SubmitAttempt();
   }
 
-  bool Cancel() {
+  bool Cancel(CancelMode mode) {
     for (;;) {
       int attempt = 0;
       std::optional<TaskId> attempt_id;
@@ -60,6 +60,7 @@ class FrontExecutor::RetriedTask final
         const std::lock_guard lock(mutex_);
         if (state_ == State::kEnded) return false;
         if (state_ == State::kWaiting) state_ = State::kEnded;
+        if (mode != CancelMode::kUnbegun) may_retry_ = false;
         attempt = attempt_;
         attempt_id = attempt_id_;
       }
@@ -69,7 +70,7 @@ class FrontExecutor::RetriedTask final
         return true;
       }
       // Calls this as a sink: not under the lock.
-      if (front_->workers_->Cancel(*attempt_id)) return true;
+      if (front_->workers_->Cancel(*attempt_id, mode)) return true;
       const std::lock_guard lock(mutex_);
       if (state_ != State::kWaiting && attempt_ == attempt) return false;
       // It died just now: once more, with what comes after.
@@ -83,7 +84,7 @@ class FrontExecutor::RetriedTask final
   }
 
   void Finish(std::span<const std::byte> bytes) override {
-    LeaveAttempt(State::kEnded);
+    LeaveAttempt(/*may_retry=*/false);
     End([&] {
       PassParts();
       sink_->Finish(bytes);
@@ -92,14 +93,12 @@ class FrontExecutor::RetriedTask final
 
   void Fail(absl::Status error) override {
     const bool died = IsWorkerDied(error);
-    if (died && attempt_ <= front_->options_.retries) {
+    if (LeaveAttempt(/*may_retry=*/died) == State::kWaiting) {
       parts_.clear();
-      LeaveAttempt(State::kWaiting);
       front_->workers_->Post(
           [self = this->shared_from_this()] { self->Retry(); });
       return;
     }
-    LeaveAttempt(State::kEnded);
     if (died) {
       error =
           Append(error, absl::StrCat(", the last of ", attempt_, " attempts"));
@@ -150,10 +149,13 @@ class FrontExecutor::RetriedTask final
     End([&] { sink_->Fail(std::move(status)); });
   }
 
-  void LeaveAttempt(State state) {
+  // Whether it waits for another one now.
+  State LeaveAttempt(bool may_retry) {
     const std::lock_guard lock(mutex_);
     attempt_id_.reset();
-    state_ = state;
+    may_retry = may_retry && may_retry_ && attempt_ <= front_->options_.retries;
+    state_ = may_retry ? State::kWaiting : State::kEnded;
+    return state_;
   }
 
   void PassParts() {
@@ -182,6 +184,7 @@ class FrontExecutor::RetriedTask final
   State state_ = State::kWaiting;
   int attempt_ = 1;                   // changed by the submitter of attempts
   std::optional<TaskId> attempt_id_;  // if it is under way
+  bool may_retry_ = true;             // nobody has asked it to stop
 };
 
 // ---- all such tasks of a pool ----
@@ -264,8 +267,8 @@ void FrontExecutor::Forget(TaskId id) {
   tasks_.erase(found);
 }
 
-bool FrontExecutor::Cancel(TaskId id) {
-  if (options_.retries == 0) return workers_->Cancel(id);
+bool FrontExecutor::Cancel(TaskId id, CancelMode mode) {
+  if (options_.retries == 0) return workers_->Cancel(id, mode);
   if (IsForkedCopy()) return false;
   std::shared_ptr<RetriedTask> task;
   {
@@ -274,7 +277,7 @@ bool FrontExecutor::Cancel(TaskId id) {
     if (found == tasks_.end()) return false;
     task = found->second;
   }
-  return task->Cancel();
+  return task->Cancel(mode);
 }
 
 void FrontExecutor::Close() {

@@ -12,7 +12,7 @@
 // those of an attempt that died are dropped, as the next one puts out its own.
 // A sink must not call the executor, so the next attempt is submitted by a
 // posted callback. In between the task is nowhere but there, which is where
-// Cancel() finds it.
+// Cancel() finds it. One that was asked to stop has no further attempt.
 //
 // Closing. While there are tasks that may have to be submitted again, Close()
 // refuses new ones here and leaves the workers' executor open. Whatever ends
@@ -41,6 +41,7 @@
 #include "mp/pool/completion.h"
 #include "mp/pool/executor.h"
 #include "mp/pool/executor_options.h"
+#include "mp/pool/task_control.h"
 #include "mp/pool/task_options.h"
 #include "mp/shm/liveness.h"
 #include "mp/sync/in_place_lock.h"
@@ -76,7 +77,7 @@ class FrontExecutor final : public Executor,
     }
     return workers_->Submit(function, size, encode, std::move(sink), limits_);
   }
-  bool Cancel(TaskId id) override;
+  bool Cancel(TaskId id, CancelMode mode = CancelMode::kUnbegun) override;
   size_t max_input_size() const override { return workers_->max_input_size(); }
   bool IsOpen() const override {
     return !retried_->closed() && workers_->IsOpen();

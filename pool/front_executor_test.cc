@@ -21,6 +21,7 @@
 #include "mp/base/deadline.h"
 #include "mp/pool/executor.h"
 #include "mp/pool/executor_options.h"
+#include "mp/pool/task_control.h"
 #include "mp/pool/worker_died.h"
 #include "mp/shm/liveness.h"
 #include "mp/testing/child.h"
@@ -68,8 +69,9 @@ class ScriptedExecutor final : public Executor {
     attempts.push_back({function, Text(input), std::move(sink), limits});
     return attempts.size() * 10;
   }
-  bool Cancel(TaskId id) override {
+  bool Cancel(TaskId id, CancelMode mode) override {
     cancelled.push_back(id);
+    last_mode = mode;
     if (!may_cancel) return false;
     attempts[id / 10 - 1].sink->Fail(TaskCancelledError());
     return true;
@@ -108,6 +110,7 @@ class ScriptedExecutor final : public Executor {
   bool terminated = false;
   std::vector<Attempt> attempts;
   std::vector<TaskId> cancelled;
+  CancelMode last_mode = CancelMode::kUnbegun;
   std::deque<std::function<void()>> posted;
 };
 
@@ -259,6 +262,22 @@ TEST_F(FrontExecutorTest, CancelReachesThePresentAttempt) {
   EXPECT_EQ(sink_->ends, 1);
   EXPECT_FALSE(front->Cancel(id)) << "it has ended";
   EXPECT_FALSE(front->Cancel(id + 1)) << "there is none";
+}
+
+TEST_F(FrontExecutorTest, TaskThatIsAskedToStopIsNotRetried) {
+  const auto front = Retrying(9);
+  ASSERT_OK_AND_ASSIGN(const TaskId id, Submit(*front, sink_));
+  workers_->may_cancel = false;
+  EXPECT_FALSE(front->Cancel(id));
+  workers_->Die();
+  workers_->RunPosted();
+  ASSERT_THAT(workers_->attempts, SizeIs(2)) << "nobody has asked";
+  EXPECT_FALSE(front->Cancel(id, CancelMode::kAskToStop));
+  EXPECT_EQ(workers_->last_mode, CancelMode::kAskToStop);
+  workers_->Die();
+  workers_->RunPosted();
+  EXPECT_THAT(workers_->attempts, SizeIs(2));
+  EXPECT_TRUE(IsWorkerDied(sink_->error));
 }
 
 TEST_F(FrontExecutorTest, CancelBetweenTwoAttempts) {

@@ -51,6 +51,16 @@ const bool not_early = [] {
 class StartMethodsTest : public mp::testing::ProcessTest,
                          public ::testing::WithParamInterface<StartMethod> {
  protected:
+  // What the library keeps for the life of a process is there before the first
+  // look for leaks.
+  static void SetUpTestSuite() {
+    for (const StartMethod method : GetAllStartMethods()) {
+      Process process({.daemon = true, .start_method = method}, [] {});
+      MP_CHECK_OK(process.Start());
+      MP_CHECK_OK(process.Join());
+    }
+  }
+
   static PoolOptions With(PoolOptions options) {
     options.start_method = GetParam();
     return options;

@@ -26,20 +26,24 @@ struct TaskOptions {
   //
   // What the function returns or throws is its result, and is not retried; nor
   // is a task whose worker was killed because of a time limit, nor one that was
-  // cancelled or terminated. Close() and Join() wait for retries as for other
-  // tasks. Until the task has ended, its encoded arguments stay in the caller's
-  // memory, and parts of a large result gather there.
+  // cancelled, asked to stop, or terminated. Close() and Join() wait for
+  // retries as for other tasks. Until the task has ended, its encoded arguments
+  // stay in the caller's memory, and parts of a large result gather there.
   //
   // Threads do not die: in a pool of them this does nothing. A negative number
   // fails the tasks with InvalidArgument.
   int retries = 0;
 
-  // How long a task may run, from its beginning in the worker. Then its worker
-  // is killed, another takes its place, and the task fails with
-  // DeadlineExceeded. For each attempt anew. Not in a pool of threads, which
-  // cannot be killed.
+  // How long a task may run, from its beginning in the worker until its result
+  // is there for the pool; each attempt anew. Then its worker is killed,
+  // whatever it does, another takes its place, and the task fails with
+  // DeadlineExceeded. Threads cannot be killed: in a pool of them the task is
+  // asked to stop, as below.
   absl::Duration timeout = absl::InfiniteDuration();
-  // After that time the task is asked to stop, which it may do or not.
+  // After that time TaskStopRequested() is true in the task, which decides what
+  // it does then (mp/pool/task_control.h).
+  //
+  // Limits that are not more than zero fail the tasks with InvalidArgument.
   absl::Duration soft_timeout = absl::InfiniteDuration();
 
   // Not empty: Map(), Starmap(), Imap() and ImapUnordered() show, on a line of

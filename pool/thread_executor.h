@@ -48,7 +48,7 @@ class ThreadExecutor final : public Executor {
                                 TaskOutput::Encoder encode,
                                 std::shared_ptr<TaskSink> sink,
                                 const TaskLimits& limits) override;
-  bool Cancel(TaskId id) override;
+  bool Cancel(TaskId id, CancelMode mode) override;
   size_t max_input_size() const override { return max_input_size_; }
   bool IsOpen() const override;
   int workers() const override { return options_.processes; }
@@ -69,7 +69,9 @@ class ThreadExecutor final : public Executor {
     std::vector<std::byte> input;
     std::shared_ptr<TaskSink> sink;  // null: has failed; see delivery_mutex_
     TaskId id;
-    bool cancelled = false;  // see mutex_
+    TaskLimits limits;
+    bool cancelled = false;                  // see mutex_
+    std::atomic<uint64_t> asked_to_stop{0};  // then 1
   };
   class Output;
 
@@ -82,6 +84,7 @@ class ThreadExecutor final : public Executor {
   bool WorkAsOne(size_t index);
   std::shared_ptr<Task> NextTask(size_t index);
   void RunTask(Task& task);
+  void AskToStop(TaskId id);
   void FailAll(absl::Status failure);
   void CallBack();
   bool IsForkedCopy() const;

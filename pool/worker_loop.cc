@@ -11,6 +11,8 @@
 #include "absl/base/optimization.h"
 #include "absl/cleanup/cleanup.h"
 #include "absl/status/statusor.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
 #include "mp/base/check.h"
 #include "mp/base/deadline.h"
 #include "mp/ipc/codec.h"
@@ -18,7 +20,8 @@
 #include "mp/pool/executor_options.h"
 #include "mp/pool/worker.h"
 #include "mp/process/process.h"
-#include "mp/shm/platform.h"
+#include "mp/shm/gate.h"
+#include "mp/shm/liveness.h"
 
 namespace mp::pool_internal {
 namespace {
@@ -97,6 +100,7 @@ class WorkerOutput final : public TaskOutput {
 struct WorkerLoop::Taken {
   uint64_t task = 0;
   TaskHeader header = {};
+  LimitsHeader limits;
   absl::Status read;  // its input, if OK
 };
 
@@ -106,7 +110,9 @@ int WorkerLoop::Run() {
   // If the thread that this process was made in is a worker itself. Its object
   // is not destroyed: it is that thread's.
   SetWorkerName({});
+  SetThreadTaskStop(nullptr);
   new WorkerObject(std::exchange(CurrentWorkerObject(), {}));
+  SpeakBeforeDying(plan_.last_words);
   Claim& claim = *plan_.claim;
   if (plan_.initializer) {
     absl::StatusOr<WorkerObject> object = plan_.initializer.Run();
@@ -117,6 +123,8 @@ int WorkerLoop::Run() {
     CurrentWorkerObject() = *std::move(object);
   }
   const absl::Cleanup destroy_object = [] { CurrentWorkerObject() = {}; };
+  SetProcessTaskStop(&stop_);
+  const absl::Cleanup no_more_tasks = [] { SetProcessTaskStop(nullptr); };
   claim.starts.fetch_add(1, std::memory_order_relaxed);
   for (int tasks = 0;
        plan_.maxtasksperchild == 0 || tasks < plan_.maxtasksperchild; ++tasks) {
@@ -134,21 +142,46 @@ int WorkerLoop::Run() {
 }
 
 RingResult WorkerLoop::Take(Taken& taken) {
-  return plan_.board.tasks.Get(
-      [&](std::span<const std::byte> bytes, uint32_t number) {
-        taken.header = ReadHeader<TaskHeader>(bytes);
-        try {
-          input_.assign(bytes.begin(), bytes.end());
-        } catch (...) {
-          // There is no memory for it. If the task stayed in the ring, that
-          // would be the end of one worker after the other.
-          taken.read = ExceptionError();
-        }
-        taken.task = PackTask(taken.header.index, number);
-        // Relaxed: Get's release of the new head, which follows, publishes it.
-        plan_.claim->task.store(taken.task, std::memory_order_relaxed);
-      },
-      Deadline::Infinite(), Ring::WatchOne{plan_.board.owner});
+  Claim& claim = *plan_.claim;
+  const auto use = [&](std::span<const std::byte> bytes, uint32_t number) {
+    // Behind the acquisition of the ring's lock, which followed the end of the
+    // claim: pairs with the fence of who kills.
+    FenceBeforeNotifyAfterRmw();
+    if (ABSL_PREDICT_FALSE(claim.killed_for.load(std::memory_order_relaxed) !=
+                           0)) {
+      return false;
+    }
+    taken.header = ReadHeader<TaskHeader>(bytes);
+    if (ABSL_PREDICT_FALSE(taken.header.has_limits != 0)) {
+      taken.limits = ReadHeader<LimitsHeader>(bytes);
+    }
+    try {
+      input_.assign(bytes.begin(), bytes.end());
+    } catch (...) {
+      // There is no memory for it. If the task stayed in the ring, that would
+      // be the end of one worker after the other.
+      taken.read = ExceptionError();
+    }
+    taken.task = PackTask(taken.header.index, number);
+    // Relaxed: Get's release of the new head, which follows, publishes it.
+    claim.task.store(taken.task, std::memory_order_relaxed);
+    return true;
+  };
+  for (;;) {
+    const RingResult result = plan_.board.tasks.Get(
+        use, Deadline::Infinite(), Ring::WatchOne{plan_.board.owner});
+    if (ABSL_PREDICT_TRUE(result != RingResult::kAborted)) return result;
+    AwaitVerdict();
+  }
+}
+
+// The pool's process is about to kill this one, or to see that it is too late
+// for that.
+void WorkerLoop::AwaitVerdict() {
+  while (plan_.claim->killed_for.load(std::memory_order_acquire) != 0) {
+    if (Liveness::IsDead(plan_.board.owner)) Exit(EXIT_FAILURE);
+    absl::SleepFor(absl::Microseconds(50));
+  }
 }
 
 void WorkerLoop::Do(const Taken& taken) {
@@ -158,6 +191,7 @@ void WorkerLoop::Do(const Taken& taken) {
   // and who submits.
   FenceBeforeNotifyAfterRmw();
   if (ABSL_PREDICT_FALSE(board.BacklogIsDue())) board.results.WakeConsumer();
+  const bool has_limits = taken.header.has_limits != 0;
   if (ABSL_PREDICT_FALSE(board.notices->IsMarked(taken.task))) {
     output.Fail(TaskCancelledError());
   } else if (ABSL_PREDICT_FALSE(!taken.read.ok())) {
@@ -168,13 +202,51 @@ void WorkerLoop::Do(const Taken& taken) {
     if (ABSL_PREDICT_FALSE(!function.ok())) {
       return output.Fail(function.status());
     }
+    stop_.task.store(taken.task, std::memory_order_relaxed);
+    if (ABSL_PREDICT_FALSE(has_limits)) {
+      if (absl::Status begun = BeginLimits(taken.limits); !begun.ok()) {
+        return output.Fail(begun);
+      }
+    }
     try {
-      reinterpret_cast<TaskFunction> (*function)(input_, output);
+      const auto run = reinterpret_cast<TaskFunction>(function.value());
+      run(input_, output);
     } catch (...) {
       output.Fail(ExceptionError());
     }
+    stop_.task.store(0, std::memory_order_relaxed);
+    if (ABSL_PREDICT_FALSE(has_limits)) EndLimits(taken.limits);
   }
   MP_CHECK(output.ended()) << "a task without an end";
+}
+
+absl::Status WorkerLoop::BeginLimits(const LimitsHeader& limits) {
+  const int64_t now = MonotonicNanos();
+  const auto after = [now](int64_t nanos) {
+    return nanos < LimitsHeader::kNone - now ? now + nanos
+                                             : LimitsHeader::kNone;
+  };
+  stop_.soft_deadline_nanos.store(after(limits.soft),
+                                  std::memory_order_relaxed);
+  const int64_t hard_deadline = after(limits.hard);
+  if (hard_deadline == LimitsHeader::kNone) return absl::OkStatus();
+  Claim& claim = *plan_.claim;
+  claim.hard_limit_nanos.store(limits.hard, std::memory_order_relaxed);
+  // Release: for who sees it when this process is dead.
+  claim.hard_deadline_nanos.store(hard_deadline, std::memory_order_release);
+  absl::Status armed = kill_timer_.Arm(hard_deadline);
+  if (!armed.ok()) {
+    claim.hard_deadline_nanos.store(0, std::memory_order_relaxed);
+  }
+  return armed;
+}
+
+void WorkerLoop::EndLimits(const LimitsHeader& limits) {
+  stop_.soft_deadline_nanos.store(LimitsHeader::kNone,
+                                  std::memory_order_relaxed);
+  if (limits.hard == LimitsHeader::kNone) return;
+  kill_timer_.Disarm();
+  plan_.claim->hard_deadline_nanos.store(0, std::memory_order_relaxed);
 }
 
 void WorkerLoop::ReportFailedInitializer(const absl::Status& error) {
@@ -204,6 +276,7 @@ namespace {
 
 using ipc_internal::Ring;
 using pool_internal::Claim;
+using pool_internal::LastWords;
 using pool_internal::Notices;
 using pool_internal::WorkerPlan;
 
@@ -211,7 +284,7 @@ using pool_internal::WorkerPlan;
 template <class F>
 auto WithParts(const WorkerPlan& plan, F f) {
   return f(plan.board.tasks, plan.board.results, plan.board.notices,
-           plan.board.owner, plan.claim, plan.initializer,
+           plan.board.owner, plan.claim, plan.last_words, plan.initializer,
            plan.maxtasksperchild, plan.code);
 }
 
@@ -236,6 +309,7 @@ WorkerPlan Codec<WorkerPlan>::Read(Reader& reader) {
                 .notices = reader.Read<std::shared_ptr<Notices>>(),
                 .owner = reader.Read<Token>()},
       .claim = reader.Read<std::shared_ptr<Claim>>(),
+      .last_words = reader.Read<std::shared_ptr<LastWords>>(),
       .initializer = reader.Read<Initializer>(),
       .maxtasksperchild = reader.Read<int>(),
       .code = reader.Read<std::vector<CodeRange>>()};

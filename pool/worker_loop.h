@@ -16,7 +16,10 @@
 #include "mp/ipc/codec.h"
 #include "mp/ipc/ring.h"
 #include "mp/pool/initializer.h"
+#include "mp/pool/kill_timer.h"
+#include "mp/pool/last_words.h"
 #include "mp/pool/task_board.h"
+#include "mp/pool/task_control.h"
 
 namespace mp::pool_internal {
 
@@ -24,6 +27,7 @@ namespace mp::pool_internal {
 struct WorkerPlan {
   TaskBoard board;
   std::shared_ptr<Claim> claim;
+  std::shared_ptr<LastWords> last_words;
   Initializer initializer;
   int maxtasksperchild = 0;  // 0: without limit
   // Of the pool's process, unless the worker is a fork of it.
@@ -36,7 +40,9 @@ int RunWorker(WorkerPlan plan);
 class WorkerLoop {
  public:
   explicit WorkerLoop(WorkerPlan plan)
-      : plan_(std::move(plan)), code_(std::move(plan_.code)) {}
+      : plan_(std::move(plan)), code_(std::move(plan_.code)) {
+    stop_.asked = &plan_.claim->asked_to_stop;
+  }
 
   // Returns the exit code: of success if the pool is closed, or after
   // `maxtasksperchild` tasks; of failure if the initializer failed, or the
@@ -48,11 +54,16 @@ class WorkerLoop {
 
   void ReportFailedInitializer(const absl::Status& error);
   ipc_internal::RingResult Take(Taken& taken);
+  void AwaitVerdict();
   void Do(const Taken& taken);
+  absl::Status BeginLimits(const LimitsHeader& limits);
+  void EndLimits(const LimitsHeader& limits);
 
   WorkerPlan plan_;
   ForeignCode code_;
   std::vector<std::byte> input_;  // of the task that runs
+  TaskStop stop_;
+  KillTimer kill_timer_;
 };
 
 }  // namespace mp::pool_internal

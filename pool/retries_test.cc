@@ -28,6 +28,7 @@
 #include "mp/pool/pool.h"
 #include "mp/pool/pool_test_util.h"
 #include "mp/pool/result_stream.h"
+#include "mp/pool/task_control.h"
 #include "mp/pool/worker_died.h"
 #include "mp/shm/raw_value.h"
 #include "mp/sync/event.h"
@@ -247,6 +248,26 @@ TEST_F(RetriesTest, CancelReachesATaskThatDiesForEver) {
   EXPECT_THAT(pool.Apply(Square, 3), IsOkAndHolds(9));
   // One may have been about to begin.
   EXPECT_LE(begun(), at_the_end + 1);
+}
+
+TEST_F(RetriesTest, WhoIsKilledForItsTimeOrByCancelIsNotRetried) {
+  Pool pool(Workers(2));
+  PoolCalls retrying = pool.With({.retries = kForEver});
+  const auto for_ever = [] {
+    Begin();
+    for (;;) absl::SleepFor(absl::Hours(1));
+  };
+  EXPECT_THAT(
+      retrying.With({.retries = kForEver, .timeout = absl::Milliseconds(20)})
+          .Apply(for_ever),
+      StatusIs(absl::StatusCode::kDeadlineExceeded, _));
+  EXPECT_EQ(begun(), 1);
+  const AsyncResult<void> cancelled = retrying.ApplyAsync(for_ever);
+  while (begun() < 2) absl::SleepFor(absl::Milliseconds(1));
+  EXPECT_TRUE(cancelled.Cancel(CancelMode::kKill));
+  EXPECT_THAT(cancelled.Get(), StatusIs(absl::StatusCode::kCancelled, _));
+  EXPECT_THAT(pool.Apply(Square, 3), IsOkAndHolds(9));
+  EXPECT_EQ(begun(), 2);
 }
 
 TEST_F(RetriesTest, StreamThatIsDroppedTakesRetriesBack) {

@@ -20,6 +20,7 @@
 #include "mp/pool/pool.h"
 #include "mp/pool/pool_calls.h"
 #include "mp/pool/result_stream.h"
+#include "mp/pool/task_control.h"
 #include "mp/pool/task_options.h"
 #include "mp/pool/worker_died.h"
 #include "mp/process/finalizer.h"

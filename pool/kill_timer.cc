@@ -36,6 +36,7 @@ absl::Status KillTimer::Arm(int64_t nanos) {
 }
 
 void KillTimer::Disarm() {
+  if (!timer_.has_value()) return;
   const itimerspec never = {};
   MP_PCHECK(timer_settime(*timer_, 0, &never, nullptr) == 0) << "timer_settime";
 }

@@ -25,6 +25,7 @@ class KillTimer {
   // unless Disarm() comes first. Errors: timer_create, if the kernel has no
   // timer for this process (RLIMIT_SIGPENDING).
   absl::Status Arm(int64_t nanos);
+  // May be called when it is not armed.
   void Disarm();
 
  private:

@@ -4,6 +4,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <ucontext.h>
 #include <unistd.h>
 #include <unwind.h>
@@ -59,7 +60,7 @@ Registers RegistersOf(const ucontext_t& context) {
   const auto* const stack =
       reinterpret_cast<const uintptr_t*>(registers[REG_RSP]);
   return {.pc = static_cast<uintptr_t>(registers[REG_RIP]),
-          .return_address = stack == nullptr ? 0 : *stack};
+          .return_address = *stack};
 #elif defined(__aarch64__)
   return {.pc = context.uc_mcontext.pc,
           .return_address = context.uc_mcontext.regs[30]};
@@ -87,6 +88,7 @@ class Stack {
 
   const Frame* begin() const { return frames_; }
   const Frame* end() const { return frames_ + count_; }
+  int size() const { return count_; }
 
  private:
   static constexpr int kMaxFrames = 40;
@@ -128,17 +130,24 @@ void Speak(int signal, const siginfo_t& info, const ucontext_t& context) {
   for (const Stack::Frame& frame : stack) {
     AppendFrame(frame.pc, frame.is_return_address);
   }
-  if (stack.begin() == stack.end()) {
-    const Registers registers = RegistersOf(context);
-    AppendFrame(registers.pc, false);
-    AppendFrame(registers.return_address, true);
-  }
+  // From what is no code, nobody finds the way back.
+  if (stack.size() > 1) return;
+  const Registers registers = RegistersOf(context);
+  if (stack.size() == 0) AppendFrame(registers.pc, false);
+  AppendFrame(registers.return_address, true);
 }
 
 void Handle(int signal, siginfo_t* info, void* context) {
   const bool from_outside = info->si_code <= 0 && info->si_pid != getpid();
-  if (!from_outside && getpid() == speaker && !speaking.exchange(true)) {
-    Speak(signal, *info, *static_cast<const ucontext_t*>(context));
+  if (!from_outside && getpid() == speaker) {
+    if (!speaking.exchange(true)) {
+      Speak(signal, *info, *static_cast<const ucontext_t*>(context));
+    } else {
+      // Another thread has crashed as well, and this would cut it short. (Or it
+      // is this one, in Speak().)
+      const timespec while_it_speaks = {.tv_sec = 1, .tv_nsec = 0};
+      nanosleep(&while_it_speaks, nullptr);
+    }
   }
   // Blocked until this returns; then it is what it would have been.
   struct sigaction by_default = {};
@@ -199,7 +208,9 @@ std::string LastWords::Read() const {
 
 void SpeakBeforeDying(std::shared_ptr<LastWords> last_words) {
   // For ever: the handlers stay.
-  words = (new std::shared_ptr<LastWords>(std::move(last_words)))->get();
+  static const auto* const kept =
+      new std::shared_ptr<LastWords>(std::move(last_words));
+  words = kept->get();
   speaker = getpid();
   speaking = false;
   absl::InitializeSymbolizer(nullptr);

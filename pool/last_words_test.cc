@@ -101,8 +101,8 @@ TEST_F(LastWordsTest, CrashComesWithItsStack) {
     EXPECT_TRUE(IsWorkerDied(died)) << died;
     // They have handlers of their own for the rest.
     if (mp::testing::kSanitized && how != 1) continue;
-    EXPECT_THAT(died.message(), AllOf(HasSubstr("its last words: SIG"),
-                                      HasSubstr("CrashHere")));
+    EXPECT_THAT(died.ToString(), AllOf(HasSubstr("its last words: SIG"),
+                                       HasSubstr("CrashHere")));
     // From a call of nothing only the caller is known.
     if (how != 3) {
       EXPECT_THAT(died.message(), HasSubstr("RunInto"));

@@ -88,8 +88,8 @@ enum class PoolWorkers {
   // need a process. Calls, results, callbacks and errors are the same, and so
   // are the limits of the memory; arguments and results are copies. But a task
   // that crashes or exits takes the program with it, tasks share the program's
-  // variables, Terminate() cannot stop a task that runs, and Join() and the
-  // destructor wait for it. There are no pids.
+  // variables, and one that runs can only be asked to stop, also by
+  // Terminate(): Join() and the destructor wait for it. There are no pids.
   kThreads,
 };
 

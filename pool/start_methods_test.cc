@@ -222,7 +222,7 @@ TEST_P(StartMethodsTest, InitializerThatExitsFailsThePool) {
 }
 
 TEST_P(StartMethodsTest, InitializerThatCannotTravelIsRefused) {
-  const int captured = 7;
+  int captured = 7;
   const absl::StatusOr<Pool> with_capture = Pool::Create(
       With({.processes = 2,
             .initializer = Initializer([captured] { return captured; })}));

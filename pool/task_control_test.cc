@@ -257,8 +257,8 @@ TEST_F(KillTest, KillAtTheEndOfATaskHitsNoOther) {
     const AsyncResult<int> victim = pool.ApplyAsync(
         [](int spins) {
           for (int i = 0; i < spins; ++i) {
-            static volatile int sink;
-            sink = i;
+            static std::atomic<int> last;
+            last = i;
           }
           return spins;
         },

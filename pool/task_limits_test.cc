@@ -277,12 +277,24 @@ TEST_F(TaskLimitsTest, LimitsAreMoreThanZero) {
   }
 }
 
+TEST_F(TaskLimitsTest, LimitBeyondTheClockNeverComes) {
+  const auto executor = Processes(1);
+  const auto task =
+      Submit(*executor, AnswerAtOnce, {.hard = absl::Hours(24.0 * 365 * 292)});
+  Finish(*executor);
+  EXPECT_EQ(task->text, "done") << task->error;
+}
+
 TEST_F(TaskLimitsTest, WithoutATimerTheTaskFailsAndOthersDoNot) {
   auto child = ChildProcess::Start([] {
     mp::testing::FailSystemCall(SYS_timer_create, EAGAIN);
     const auto executor = Processes(1);
-    const auto limited = Submit(*executor, AnswerAtOnce, {.hard = kLong});
-    const auto next = Submit(*executor, AnswerAtOnce, {.soft = kLong});
+    const auto limited = Submit(*executor, AnswerAtOnce,
+                                {.soft = absl::Nanoseconds(1), .hard = kLong});
+    const auto next =
+        Submit(*executor, [](std::span<const std::byte>, TaskOutput& output) {
+          Answer(output, TaskStopRequested() ? "asked" : "done");
+        });
     Finish(*executor);
     EXPECT_THAT(limited->error.message(), HasSubstr("timer_create"));
     EXPECT_EQ(next->text, "done") << next->error;

@@ -330,7 +330,9 @@ void ThreadExecutor::FailAll(absl::Status failure) {
       queued_.store(0, std::memory_order_release);
       ending_.store(true, std::memory_order_release);
       for (const std::shared_ptr<Task>& task : running_) {
-        if (task != nullptr) tasks.push_back(task);
+        if (task == nullptr) continue;
+        task->asked_to_stop.store(1, std::memory_order_relaxed);
+        tasks.push_back(task);
       }
     }
     for (const std::shared_ptr<Task>& task : tasks) {

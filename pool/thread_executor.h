@@ -57,7 +57,8 @@ class ThreadExecutor final : public Executor {
             absl::FunctionRef<bool()> doze) override;
   void Post(std::function<void()> callback) override;
   void Close() override;
-  // A task that runs fails at once; what it comes to is dropped.
+  // A task that runs fails at once, and is asked to stop; what it comes to is
+  // dropped.
   void Terminate() override;
   absl::Status Join(Deadline deadline) override;
 

@@ -111,7 +111,9 @@ int WorkerLoop::Run() {
   // is not destroyed: it is that thread's.
   SetWorkerName({});
   SetThreadTaskStop(nullptr);
-  new WorkerObject(std::exchange(CurrentWorkerObject(), {}));
+  if (CurrentWorkerObject().type != nullptr) {
+    new WorkerObject(std::exchange(CurrentWorkerObject(), {}));
+  }
   SpeakBeforeDying(plan_.last_words);
   Claim& claim = *plan_.claim;
   if (plan_.initializer) {
@@ -191,33 +193,36 @@ void WorkerLoop::Do(const Taken& taken) {
   // and who submits.
   FenceBeforeNotifyAfterRmw();
   if (ABSL_PREDICT_FALSE(board.BacklogIsDue())) board.results.WakeConsumer();
+  const absl::Status error = Call(taken, output);
+  if (ABSL_PREDICT_FALSE(!error.ok())) output.Fail(error);
+  MP_CHECK(output.ended()) << "a task without an end";
+}
+
+// Returns what the task fails with if it has not come to an end itself.
+absl::Status WorkerLoop::Call(const Taken& taken, TaskOutput& output) {
+  if (ABSL_PREDICT_FALSE(plan_.board.notices->IsMarked(taken.task))) {
+    return TaskCancelledError();
+  }
+  if (ABSL_PREDICT_FALSE(!taken.read.ok())) return taken.read;
+  const absl::StatusOr<CodeAddress> function =
+      code_.Find(taken.header.function);
+  if (ABSL_PREDICT_FALSE(!function.ok())) return function.status();
+
   const bool has_limits = taken.header.has_limits != 0;
-  if (ABSL_PREDICT_FALSE(board.notices->IsMarked(taken.task))) {
-    output.Fail(TaskCancelledError());
-  } else if (ABSL_PREDICT_FALSE(!taken.read.ok())) {
-    output.Fail(taken.read);
-  } else {
-    const absl::StatusOr<CodeAddress> function =
-        code_.Find(taken.header.function);
-    if (ABSL_PREDICT_FALSE(!function.ok())) {
-      return output.Fail(function.status());
-    }
+  absl::Status error;
+  if (ABSL_PREDICT_FALSE(has_limits)) error = BeginLimits(taken.limits);
+  if (ABSL_PREDICT_TRUE(error.ok())) {
     stop_.task.store(taken.task, std::memory_order_relaxed);
-    if (ABSL_PREDICT_FALSE(has_limits)) {
-      if (absl::Status begun = BeginLimits(taken.limits); !begun.ok()) {
-        return output.Fail(begun);
-      }
-    }
     try {
       const auto run = reinterpret_cast<TaskFunction>(function.value());
       run(input_, output);
     } catch (...) {
-      output.Fail(ExceptionError());
+      error = ExceptionError();
     }
     stop_.task.store(0, std::memory_order_relaxed);
-    if (ABSL_PREDICT_FALSE(has_limits)) EndLimits(taken.limits);
   }
-  MP_CHECK(output.ended()) << "a task without an end";
+  if (ABSL_PREDICT_FALSE(has_limits)) EndLimits();
+  return error;
 }
 
 absl::Status WorkerLoop::BeginLimits(const LimitsHeader& limits) {
@@ -234,19 +239,14 @@ absl::Status WorkerLoop::BeginLimits(const LimitsHeader& limits) {
   claim.hard_limit_nanos.store(limits.hard, std::memory_order_relaxed);
   // Release: for who sees it when this process is dead.
   claim.hard_deadline_nanos.store(hard_deadline, std::memory_order_release);
-  absl::Status armed = kill_timer_.Arm(hard_deadline);
-  if (!armed.ok()) {
-    claim.hard_deadline_nanos.store(0, std::memory_order_relaxed);
-  }
-  return armed;
+  return kill_timer_.Arm(hard_deadline);
 }
 
-void WorkerLoop::EndLimits(const LimitsHeader& limits) {
-  stop_.soft_deadline_nanos.store(LimitsHeader::kNone,
-                                  std::memory_order_relaxed);
-  if (limits.hard == LimitsHeader::kNone) return;
+void WorkerLoop::EndLimits() {
   kill_timer_.Disarm();
   plan_.claim->hard_deadline_nanos.store(0, std::memory_order_relaxed);
+  stop_.soft_deadline_nanos.store(LimitsHeader::kNone,
+                                  std::memory_order_relaxed);
 }
 
 void WorkerLoop::ReportFailedInitializer(const absl::Status& error) {

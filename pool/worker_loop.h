@@ -15,6 +15,7 @@
 #include "mp/base/code_place.h"
 #include "mp/ipc/codec.h"
 #include "mp/ipc/ring.h"
+#include "mp/pool/executor.h"
 #include "mp/pool/initializer.h"
 #include "mp/pool/kill_timer.h"
 #include "mp/pool/last_words.h"
@@ -56,8 +57,9 @@ class WorkerLoop {
   ipc_internal::RingResult Take(Taken& taken);
   void AwaitVerdict();
   void Do(const Taken& taken);
+  absl::Status Call(const Taken& taken, TaskOutput& output);
   absl::Status BeginLimits(const LimitsHeader& limits);
-  void EndLimits(const LimitsHeader& limits);
+  void EndLimits();
 
   WorkerPlan plan_;
   ForeignCode code_;

@@ -27,9 +27,9 @@ struct TaskOptions {
   // What the function returns or throws is its result, and is not retried; nor
   // is a task whose worker was killed because of a time limit, nor one that was
   // cancelled, asked to stop, or terminated. (Cancel() takes a task back before
-  // any of its attempts.) Close() and Join() wait for
-  // retries as for other tasks. Until the task has ended, its encoded arguments
-  // stay in the caller's memory, and parts of a large result gather there.
+  // any of its attempts.) Close() and Join() wait for retries as for other
+  // tasks. Until the task has ended, its encoded arguments stay in the caller's
+  // memory, and parts of a large result gather there.
   //
   // Threads do not die: in a pool of them this does nothing. A negative number
   // fails the tasks with InvalidArgument.

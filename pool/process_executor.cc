@@ -381,7 +381,7 @@ std::shared_ptr<TaskSink> ProcessExecutor::TakeSink(uint32_t index) {
   if (index >= pending_.size() || pending_[index].sink == nullptr) {
     return nullptr;
   }
-  const std::shared_ptr<TaskSink> sink = pending_[index].sink;
+  std::shared_ptr<TaskSink> sink = std::move(pending_[index].sink);
   FreeEntry(index);
   return sink;
 }

@@ -25,6 +25,7 @@
 #include "gtest/gtest.h"
 #include "mp/base/check.h"
 #include "mp/ipc/codec.h"
+#include "mp/pool/initializer.h"
 #include "mp/pool/pool.h"
 #include "mp/pool/pool_test_util.h"
 #include "mp/process/process.h"

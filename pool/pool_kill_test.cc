@@ -28,6 +28,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "mp/base/spin.h"
+#include "mp/pool/initializer.h"
 #include "mp/pool/pool.h"
 #include "mp/testing/kill_stepper.h"
 #include "mp/testing/proc_info.h"

@@ -11,7 +11,7 @@
 #include <cstdio>
 #include <optional>
 #include <random>
-#include <vector>
+#include <utility>
 
 #include "absl/time/clock.h"
 #include "absl/time/time.h"

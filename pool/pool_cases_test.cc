@@ -19,6 +19,7 @@
 #include "absl/time/time.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "mp/base/check.h"
 #include "mp/ipc/codec.h"
 #include "mp/pool/initializer.h"
 #include "mp/pool/pool.h"
@@ -85,7 +86,6 @@ using ::mp::testing::IsOk;
 using ::mp::testing::IsOkAndHolds;
 using ::mp::testing::StatusIs;
 using ::testing::_;
-using ::testing::HasSubstr;
 using ::testing::IsSubsetOf;
 using ::testing::SizeIs;
 
@@ -118,7 +118,7 @@ TEST_P(PoolCasesTest, ArgumentsAndResultsAreReleasedAfterUse) {
     while (Counted::alive() > 10) absl::SleepFor(absl::Milliseconds(1));
   }
   EXPECT_EQ(Counted::alive(), 0);
-  // Nor has the worker kept one; but it has the program's, of before.
+  // Nor has the worker kept one.
   EXPECT_THAT(pool.Apply([] { return Counted::alive(); }), IsOkAndHolds(0));
 }
 

@@ -2,10 +2,10 @@
 // answers, and leaves.
 //
 // One pool for all deaths of a test, but where it is closed. Its workers are
-// real ones: the victim is stopped where it waits, stepped to the instruction
-// and killed there, and the pool has to find out by itself. After each death
-// its task has one outcome, what another worker does at the time is not harmed,
-// and the next task is done.
+// real ones: the victim is stopped where it waits, led to the instruction and
+// killed there, and the pool has to find out by itself. After each death its
+// task has one outcome, what another worker does at the time is not harmed, and
+// the next task is done.
 
 #include <signal.h>
 #include <unistd.h>
@@ -13,7 +13,6 @@
 #include <atomic>
 #include <cstdint>
 #include <cstdio>
-#include <functional>
 #include <optional>
 #include <stdexcept>
 #include <string>
@@ -36,7 +35,6 @@
 #include "mp/testing/sanitizers.h"
 #include "mp/testing/shared_page.h"
 #include "mp/testing/status_matchers.h"
-#include "mp/testing/stepped_process.h"
 
 namespace mp {
 namespace {
@@ -47,7 +45,6 @@ using ::mp::testing::KillPoint;
 using ::mp::testing::SharedPage;
 using ::mp::testing::SleepingIn;
 using ::mp::testing::StatusIs;
-using ::mp::testing::SteppedProcess;
 using ::testing::HasSubstr;
 using ::testing::SizeIs;
 
@@ -60,8 +57,10 @@ constexpr absl::Duration kStranded = absl::Seconds(20);
 #if defined(__OPTIMIZE__) && defined(NDEBUG)
 constexpr int64_t kStride = 1;
 #else
-constexpr int64_t kStride = testing::kSanitized ? 211 : 53;
+constexpr int64_t kStride = testing::kSanitized ? 211 : 23;
 #endif
+
+constexpr int kAll = 1 << 30;
 
 // What tests tell tasks, and the other way round.
 struct Page {
@@ -76,7 +75,7 @@ struct Page {
   // How many starts of workers the initializer is to keep until then.
   std::atomic<int> started{0};
   std::atomic<pid_t> starter{0};
-  std::atomic<int> may_start{1 << 30};
+  std::atomic<int> may_start{kAll};
 };
 Page* page = nullptr;
 
@@ -125,58 +124,22 @@ void Await(const char* what, Condition condition) {
 
 class PoolKillTest : public testing::ProcessTest {
  protected:
-  // One kind of deaths.
-  struct Scene {
-    // Makes all ready and returns the victim, which waits.
-    std::function<pid_t()> prepare;
-    // While it is stopped: gives it what to do.
-    std::function<void()> go;
-    // If it sleeps before it has done that: makes it go on. May be empty.
-    std::function<void()> unblock = nullptr;
-    // Whether it has.
-    std::function<bool()> is_done;
-    // After its death.
-    std::function<void(const KillPoint&)> check;
-    int64_t stride = 1;
-    bool leaves = false;  // the process ends when it has done it
-    int sleeps = 0;       // before that
-  };
-
   PoolKillTest() { page = page_.get(); }
 
-  // Kills victims after the first instruction, the second... until one has done
-  // all, and in each sleep.
-  void Run(const Scene& scene) {
-    const int64_t stride = kStride * scene.stride;
-    int64_t instructions = 0;
-    int deaths = 0;
-    int sleeps = 0;
-    bool completed = false;
-    for (int64_t n = 1; !completed;) {
-      const pid_t pid = scene.prepare();
-      if (HasFatalFailure()) return;
-      ASSERT_OK_AND_ASSIGN(SteppedProcess victim, SteppedProcess::Stop(pid));
-      scene.go();
-      bool asleep = false;
-      Lead(scene, victim, n, sleeps, asleep, completed);
-      if (HasFatalFailure()) return;
-      if (!completed) ++deaths;
-      sleeps += asleep ? 1 : 0;
-      instructions = victim.instructions();
-      victim.Kill();
-      KillPoint point = victim.point();
-      if (completed) point.state = KillPoint::State::kCompleted;
-      scene.check(point);
-      ASSERT_FALSE(HasFailure()) << "killed " << point.ToString();
-      if (!asleep) n += stride;
-    }
-    // The last sleep is for the next task.
-    EXPECT_GE(sleeps, scene.sleeps + (scene.leaves ? 0 : 1));
+  // `steps.prepare` makes all ready, whatever is left of a run that was not
+  // checked, and sets victim_.
+  void Run(testing::KillSteps steps) {
+    steps.victim = [this] { return victim_; };
+    steps.stride *= kStride;
+    steps.stranded_after = kStranded;
+    const testing::KillReport report = testing::KillAtEveryInstruction(steps);
     printf(
-        "%d instructions, %d deaths (%d asleep): %d with the task, "
-        "%d after its result, %d without it\n",
-        static_cast<int>(instructions), deaths, sleeps, died_, by_victim_,
-        by_others_);
+        "%d instructions, %d deaths, %d sleeps, %d diverged; died with the "
+        "task: %d, after its result: %d, before it had it: %d\n",
+        static_cast<int>(report.instructions), static_cast<int>(report.deaths),
+        static_cast<int>(report.sleeps), static_cast<int>(report.diverged),
+        died_, by_victim_, by_others_);
+    EXPECT_TRUE(report.completed);
     EXPECT_GT(died_, 0);
     EXPECT_GT(by_victim_, 0);
   }
@@ -189,52 +152,52 @@ class PoolKillTest : public testing::ProcessTest {
     EXPECT_THAT(pool.Join(kStranded), IsOk());
   }
 
-  // Gives one of the two workers something to do until EndHold(). Returns the
-  // other one, when it waits for a task.
-  pid_t HoldOther(Pool& pool) {
+  // Gives one of the two workers something to do until EndHold(). The other one
+  // is the next victim; it waits for a task.
+  void HoldOther(Pool& pool) {
+    if (held_.has_value()) EndHold();  // that run was not checked
     ++round_;
     held_ = pool.ApplyAsync(Hold, round_);
     Await("the other worker", [&] { return page->held == round_; });
-    return AwaitIdle(pool, page->holder);
+    AwaitIdleVictim(pool, page->holder);
   }
   void EndHold() {
     page->released = round_;
     EXPECT_THAT(held_->Get(kStranded), IsOkAndHolds(round_));
+    held_.reset();
   }
 
-  // The worker that is not `other`, when it waits for a task.
-  pid_t AwaitIdle(Pool& pool, pid_t other) {
-    pid_t idle = 0;
+  // The worker that is neither `other` nor the last victim, when it waits.
+  void AwaitIdleVictim(Pool& pool, pid_t other) {
+    const pid_t last = std::exchange(victim_, 0);
     std::string before;
     Await("a worker", [&] {
-      idle = 0;
       for (const pid_t pid : pool.pids()) {
-        if (pid != other && pid != last_victim_) idle = pid;
+        if (pid != other && pid != last) victim_ = pid;
       }
       // Twice in the same call, with the same arguments.
-      const std::string now = idle != 0 ? SleepingIn(idle) : "";
+      const std::string now = victim_ != 0 ? SleepingIn(victim_) : "";
       return !now.empty() && std::exchange(before, now) == now;
     });
-    return last_victim_ = idle;
   }
 
   // What became of the victim's task, which was to return `value`.
   void ExpectOneOutcome(const AsyncResult<Done>& result, int value,
-                        pid_t victim, const KillPoint& point) {
+                        const KillPoint& point) {
     const absl::StatusOr<Done> done = result.Get(kStranded);
     if (!done.ok()) {
       ++died_;
       EXPECT_TRUE(IsWorkerDied(done.status())) << done.status();
       EXPECT_THAT(
           std::string(done.status().message()),
-          HasSubstr(absl::StrCat("(pid ", victim, ") was killed by SIGKILL")));
+          HasSubstr(absl::StrCat("(pid ", victim_, ") was killed by SIGKILL")));
       EXPECT_FALSE(point.completed());
       return;
     }
     EXPECT_EQ(done->first, value);
-    ++(done->second == victim ? by_victim_ : by_others_);
+    ++(done->second == victim_ ? by_victim_ : by_others_);
     if (point.completed()) {
-      EXPECT_EQ(done->second, victim);
+      EXPECT_EQ(done->second, victim_);
     }
   }
 
@@ -245,62 +208,32 @@ class PoolKillTest : public testing::ProcessTest {
     const absl::StatusOr<Done> done = next.Get();
     ASSERT_THAT(done.status(), IsOk());
     EXPECT_EQ(done->first, round_ + 4);
-    EXPECT_NE(done->second, last_victim_);
+    EXPECT_NE(done->second, victim_);
   }
 
   int round_ = 0;
-  pid_t last_victim_ = 0;
+  pid_t victim_ = 0;
   std::optional<AsyncResult<int>> held_;
   int died_ = 0;       // and their task with them
   int by_victim_ = 0;  // died when they had done it
   int by_others_ = 0;  // died before they had taken it
 
  private:
-  // To instruction `n`, or into a sleep beyond the first `sleeps`, or to the
-  // end.
-  static void Lead(const Scene& scene, SteppedProcess& victim, int64_t n,
-                   int sleeps, bool& asleep, bool& completed) {
-    using Event = SteppedProcess::Event;
-    const absl::Time stranded = absl::Now() + 6 * kStranded;
-    while (victim.instructions() < n) {
-      Event event = victim.Step();
-      if (event == Event::kAsleep && --sleeps < 0) {
-        asleep = true;
-        return;
-      }
-      while (event == Event::kAsleep) {
-        if (scene.unblock) scene.unblock();
-        if (scene.is_done()) {
-          completed = true;
-          return;
-        }
-        event = victim.Await();
-        ASSERT_LT(absl::Now(), stranded) << victim.point().ToString();
-      }
-      if (event == Event::kEnded) {
-        ASSERT_TRUE(scene.leaves) << victim.point().ToString();
-        completed = true;
-        return;
-      }
-    }
-  }
-
   const SharedPage<Page> page_;
 };
 
 TEST_F(PoolKillTest, FromOneSleepToTheNext) {
   Pool pool({.processes = 2, .initializer = Initializer(Initialize)});
   std::optional<AsyncResult<Done>> result;
-  pid_t victim = 0;
-  Run({.prepare = [&] { return victim = HoldOther(pool); },
-       .go = [&] { result = pool.ApplyAsync(Work, round_, "text"); },
-       .is_done = [&] { return result->Ready(); },
+  Run({.prepare = [&] { HoldOther(pool); },
+       .op = [&] { result = pool.ApplyAsync(Work, round_, "text"); },
        .check =
            [&](const KillPoint& point) {
-             ExpectOneOutcome(*result, round_ + 4, victim, point);
+             ExpectOneOutcome(*result, round_ + 4, point);
              ExpectWorks(pool);
              EndHold();
-           }});
+           },
+       .done = [&] { return result->Ready(); }});
   EXPECT_GT(by_others_, 0);
   Finish(pool);
 }
@@ -316,32 +249,31 @@ TEST_F(PoolKillTest, FromTaskToTask) {
   std::optional<AsyncResult<Done>> cancelled;
   std::optional<AsyncResult<Done>> second;
   std::optional<AsyncResult<Done>> third;
-  pid_t victim = 0;
   Run({.prepare =
            [&] {
              HoldOther(pool);
              first = pool.ApplyAsync(Spin, round_);
              Await("the victim", [&] { return page->spinning == round_; });
+             EXPECT_EQ(page->spinner, victim_);
              cancelled = pool.ApplyAsync(Work, round_, "no");
              second = pool.ApplyAsync(Work, round_, text);
              third = pool.ApplyAsync(Work, -round_, text);
              EXPECT_TRUE(cancelled->Cancel());
-             return victim = page->spinner;
            },
-       .go = [&] { page->spun = round_; },
-       .is_done = [&] { return second->Ready() && third->Ready(); },
+       .op = [&] { page->spun = round_; },
        .check =
            [&](const KillPoint& point) {
              const int died = died_;
-             ExpectOneOutcome(*first, round_, victim, point);
-             ExpectOneOutcome(*second, round_ + 2500, victim, point);
-             ExpectOneOutcome(*third, -round_ + 2500, victim, point);
+             ExpectOneOutcome(*first, round_, point);
+             ExpectOneOutcome(*second, round_ + 2500, point);
+             ExpectOneOutcome(*third, -round_ + 2500, point);
              EXPECT_LE(died_, died + 1) << "more than it can have had";
              EXPECT_THAT(cancelled->Get(),
                          StatusIs(absl::StatusCode::kCancelled));
              ExpectWorks(pool);
              EndHold();
            },
+       .done = [&] { return second->Ready() && third->Ready(); },
        .stride = 3});
   EXPECT_GT(by_others_, 0);
   Finish(pool);
@@ -351,26 +283,26 @@ TEST_F(PoolKillTest, FromTaskToTask) {
 TEST_F(PoolKillTest, FromItsStart) {
   Pool pool({.processes = 2, .initializer = Initializer(Initialize)});
   std::optional<AsyncResult<Done>> result;
-  pid_t victim = 0;
   Run({.prepare =
            [&] {
-             // That one, and no other, has to start.
-             const pid_t before = HoldOther(pool);
-             page->may_start = page->started.load();
+             page->may_start = kAll;
+             HoldOther(pool);
+             // The one that takes the place of that one.
              page->starter = 0;
-             kill(before, SIGKILL);
+             page->may_start = page->started.load();
+             kill(victim_, SIGKILL);
              result = pool.ApplyAsync(Work, round_, "text");
              Await("a new worker", [&] { return page->starter != 0; });
-             return victim = last_victim_ = page->starter;
+             victim_ = page->starter;
            },
-       .go = [&] { page->may_start = 1 << 30; },
-       .is_done = [&] { return result->Ready(); },
+       .op = [&] { page->may_start = kAll; },
        .check =
            [&](const KillPoint& point) {
-             ExpectOneOutcome(*result, round_ + 4, victim, point);
+             ExpectOneOutcome(*result, round_ + 4, point);
              ExpectWorks(pool);
              EndHold();
            },
+       .done = [&] { return result->Ready(); },
        .stride = 2});
   EXPECT_GT(by_others_, 0);
   Finish(pool);
@@ -380,17 +312,18 @@ TEST_F(PoolKillTest, FromItsStart) {
 // process has taken those before: it is kept from that until the victim sleeps.
 TEST_F(PoolKillTest, WithResultsThatHaveNoRoom) {
   constexpr int kItems = 8;
+  std::atomic<int> stopped = 0;  // the pool's thread, by its callback
+  std::atomic<int> resumed = 0;
   Pool pool({.processes = 2,
              .result_capacity_bytes = 4096,
              .initializer = Initializer(Initialize)});
   std::vector<int> items;
   for (int i = 0; i < kItems; ++i) items.push_back(i);
   std::optional<ResultStream<std::string>> stream;
-  std::atomic<int> stopped = 0;  // the pool's thread; by its callback
-  std::atomic<int> resumed = 0;
   Run({.prepare =
            [&] {
-             const pid_t victim = HoldOther(pool);
+             resumed = round_;
+             HoldOther(pool);
              pool.ApplyAsync(Work, 1, "")
                  .OnDone([&, round = round_](const absl::StatusOr<Done>&) {
                    stopped = round;
@@ -399,13 +332,11 @@ TEST_F(PoolKillTest, WithResultsThatHaveNoRoom) {
                    }
                  });
              Await("the callback", [&] { return stopped == round_; });
-             last_victim_ = 0;
-             EXPECT_EQ(AwaitIdle(pool, page->holder), victim);
-             return victim;
+             victim_ = 0;
+             AwaitIdleVictim(pool, page->holder);
            },
-       .go = [&] { stream = pool.Imap(Text, items, kItems); },
+       .op = [&] { stream = pool.Imap(Text, items, kItems); },
        .unblock = [&] { resumed = round_; },
-       .is_done = [&] { return stream->Wait(absl::ZeroDuration()); },
        .check =
            [&](const KillPoint& point) {
              resumed = round_;
@@ -428,24 +359,24 @@ TEST_F(PoolKillTest, WithResultsThatHaveNoRoom) {
              ExpectWorks(pool);
              EndHold();
            },
-       .stride = 3,
-       .sleeps = 1});
+       // Only then: it delivers, too.
+       .done =
+           [&] {
+             return resumed == round_ && stream->Wait(absl::ZeroDuration());
+           },
+       .stride = 3});
+  resumed = round_;
   Finish(pool);
 }
 
 TEST_F(PoolKillTest, WithAnException) {
   Pool pool({.processes = 2, .initializer = Initializer(Initialize)});
   std::optional<AsyncResult<int>> result;
-  Run({.prepare = [&] { return HoldOther(pool); },
-       .go =
-           [&] {
-             result = pool.ApplyAsync(
-                 [](int n) -> int {
-                   throw std::out_of_range(std::to_string(n));
-                 },
-                 round_);
-           },
-       .is_done = [&] { return result->Ready(); },
+  const auto fail = [](int n) -> int {
+    throw std::out_of_range(std::to_string(n));
+  };
+  Run({.prepare = [&] { HoldOther(pool); },
+       .op = [&] { result = pool.ApplyAsync(fail, round_); },
        .check =
            [&](const KillPoint& point) {
              ASSERT_TRUE(result->Wait(kStranded)) << "stranded";
@@ -463,6 +394,7 @@ TEST_F(PoolKillTest, WithAnException) {
              ExpectWorks(pool);
              EndHold();
            },
+       .done = [&] { return result->Ready(); },
        .stride = 31});
   Finish(pool);
 }
@@ -477,18 +409,16 @@ TEST_F(PoolKillTest, UntilItHasLeft) {
              }),
              .maxtasksperchild = 1});
   std::optional<AsyncResult<Done>> result;
-  pid_t victim = 0;
-  Run({.prepare = [&] { return victim = HoldOther(pool); },
-       .go = [&] { result = pool.ApplyAsync(Work, round_, "text"); },
-       .is_done = [&] { return result->Ready(); },
+  Run({.prepare = [&] { HoldOther(pool); },
+       .op = [&] { result = pool.ApplyAsync(Work, round_, "text"); },
        .check =
            [&](const KillPoint& point) {
-             ExpectOneOutcome(*result, round_ + 4, victim, point);
+             ExpectOneOutcome(*result, round_ + 4, point);
              ExpectWorks(pool);
              EndHold();
            },
-       .stride = 3,
-       .leaves = true});
+       .done = [&] { return result->Ready(); },
+       .stride = 3});
   EXPECT_GT(by_others_, 0);
   Finish(pool);
 }
@@ -498,29 +428,27 @@ TEST_F(PoolKillTest, UntilAClosedPoolEnds) {
   if (testing::kAddressSanitizer) GTEST_SKIP() << "looks for leaks at the end";
   std::optional<Pool> pool;
   std::optional<AsyncResult<Done>> result;
-  pid_t victim = 0;
   Run({.prepare =
            [&] {
              ++round_;
              pool.emplace(PoolOptions{.processes = 1,
                                       .initializer = Initializer(Initialize)});
-             return victim = AwaitIdle(*pool, 0);
+             AwaitIdleVictim(*pool, 0);
            },
-       .go =
+       .op =
            [&] {
              result = pool->ApplyAsync(Work, round_, "text");
              pool->Close();
            },
-       .is_done = [&] { return result->Ready(); },
        .check =
            [&](const KillPoint& point) {
              EXPECT_THAT(pool->Join(kStranded), IsOk());
              EXPECT_THAT(pool->pids(), SizeIs(0));
              ASSERT_TRUE(result->Ready());
-             ExpectOneOutcome(*result, round_ + 4, victim, point);
+             ExpectOneOutcome(*result, round_ + 4, point);
            },
-       .stride = 5,
-       .leaves = true});
+       .done = [&] { return result->Ready(); },
+       .stride = 5});
   EXPECT_GT(by_others_, 0);
 }
 

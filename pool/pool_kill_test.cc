@@ -57,7 +57,7 @@ constexpr absl::Duration kStranded = absl::Seconds(20);
 #if defined(__OPTIMIZE__) && defined(NDEBUG)
 constexpr int64_t kStride = 1;
 #else
-constexpr int64_t kStride = testing::kSanitized ? 211 : 23;
+constexpr int64_t kStride = testing::kSanitized ? 401 : 101;
 #endif
 
 constexpr int kAll = 1 << 30;

@@ -19,14 +19,14 @@
 #include "absl/time/time.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
-#include "mp/base/check.h"
 #include "mp/ipc/codec.h"
 #include "mp/pool/initializer.h"
 #include "mp/pool/pool.h"
 #include "mp/pool/pool_test_util.h"
-#include "mp/process/process.h"
 #include "mp/sync/event.h"
+#include "mp/testing/child.h"
 #include "mp/testing/process_test.h"
+#include "mp/testing/run_self.h"
 #include "mp/testing/status_matchers.h"
 
 namespace mp {
@@ -242,28 +242,21 @@ TEST_F(PoolCasesProcessTest, CloseAfterTasksThatFail) {
 
 // The executor's test_submit_after_interpreter_shutdown: what runs at the end
 // of a program finds its pool terminated.
-TEST_F(PoolCasesProcessTest, SubmittingAtTheEndOfTheProgramIsRefused) {
+TEST(PoolCasesTestee, DISABLED_SubmitsAtItsEnd) {
   static Pool* pool;
-  Process program([] {
-    pool = new Pool({.processes = 1});
-    // Pools end before what was registered earlier, and by mp/process before.
-    std::exit(7);
+  std::atexit([] {
+    const absl::Status status = pool->Apply(Square, 2).status();
+    _exit(absl::IsFailedPrecondition(status) ? 5 : 6);
   });
-  Process late([] {
-    std::atexit([] {
-      _exit(absl::IsFailedPrecondition(pool->Apply(Square, 2).status()) ? 5
-                                                                        : 6);
-    });
-    pool = new Pool({.processes = 1});
-    MP_CHECK_OK(pool->Apply(Square, 2).status());
-    std::exit(7);
-  });
-  for (Process* each : {&program, &late}) {
-    ASSERT_THAT(each->Start(), IsOk());
-    ASSERT_THAT(each->Join(), IsOk());
-  }
-  EXPECT_EQ(program.exitcode(), 7);
-  EXPECT_EQ(late.exitcode(), 5);
+  pool = new Pool({.processes = 1});
+  EXPECT_THAT(pool->Apply(Square, 2), IsOkAndHolds(4));
+  std::exit(HasFailure() ? 7 : 0);
+}
+
+TEST_F(PoolCasesProcessTest, SubmittingAtTheEndOfTheProgramIsRefused) {
+  const testing_internal::SelfRun run =
+      testing_internal::RunSelf("PoolCasesTestee.DISABLED_SubmitsAtItsEnd");
+  EXPECT_EQ(run.status, mp::testing::ExitStatus::Code(5)) << run.output;
 }
 
 // The executor's cancel_futures.

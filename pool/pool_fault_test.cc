@@ -20,6 +20,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "mp/ipc/codec.h"
+#include "mp/ipc/queue.h"
 #include "mp/pool/initializer.h"
 #include "mp/pool/pool.h"
 #include "mp/sync/event.h"
@@ -228,8 +229,8 @@ class PoolInitializerFaultTest
     : public mp::testing::ProcessTest,
       public ::testing::WithParamInterface<std::tuple<PoolWorkers, Fault>> {};
 
-absl::Status SpringTrap(Event armed, Fault fault) {
-  if (!armed.IsSet()) return absl::OkStatus();
+absl::Status SpringTrap(Event armed, Fault fault, Queue<int> started) {
+  if (!armed.IsSet()) return started.Put(1);
   GoOff(fault);
   return absl::DataLossError("trap");
 }
@@ -249,11 +250,12 @@ TEST_P(PoolInitializerFaultTest, HitsItsPoolOnly) {
     submit();
     Event armed;
     if (at_once) armed.Set();
+    Queue<int> started;
     Pool pool({.processes = 2,
-               .initializer = Initializer(SpringTrap, armed, fault),
+               .initializer = Initializer(SpringTrap, armed, fault, started),
                .workers = workers});
     if (!at_once) {
-      EXPECT_THAT(pool.Apply(Square, 3), IsOkAndHolds(9));
+      for (int i = 0; i < 2; ++i) EXPECT_THAT(started.Get(), IsOkAndHolds(1));
       const AsyncResult<void> under_way = pool.ApplyAsync([] { pause(); });
       armed.Set();
       EXPECT_TRUE(IsWorkerDied(pool.Apply([] { raise(SIGKILL); })));
@@ -274,7 +276,7 @@ TEST_P(PoolInitializerFaultTest, HitsItsPoolOnly) {
     // And the next one.
     armed.Clear();
     Pool good({.processes = 2,
-               .initializer = Initializer(SpringTrap, armed, fault),
+               .initializer = Initializer(SpringTrap, armed, fault, started),
                .workers = workers});
     EXPECT_THAT(good.Apply(Square, 3), IsOkAndHolds(9));
   }

@@ -121,4 +121,43 @@ absl::StatusOr<CodeAddress> CodeAt(const CodePlace& place) {
   return absl::FailedPreconditionError(found.status().message());
 }
 
+std::vector<CodeRange> LoadedCode() {
+  std::vector<CodeRange> ranges;
+  FindModule([&](const dl_phdr_info& module) {
+    const uint64_t fingerprint = FingerprintOf(module);
+    for (size_t i = 0; i < module.dlpi_phnum; ++i) {
+      const ElfW(Phdr)& segment = module.dlpi_phdr[i];
+      if (!IsCode(segment)) continue;
+      ranges.push_back(CodeRange{.begin = module.dlpi_addr + segment.p_vaddr,
+                                 .size = segment.p_memsz,
+                                 .place = {.module = module.dlpi_name,
+                                           .fingerprint = fingerprint,
+                                           .offset = segment.p_vaddr}});
+    }
+    return false;
+  });
+  return ranges;
+}
+
+ForeignCode::ForeignCode(std::vector<CodeRange> there)
+    : there_(std::move(there)) {}
+
+absl::StatusOr<CodeAddress> ForeignCode::FindInTable(uint64_t address) {
+  if (const auto found = found_.find(address); found != found_.end()) {
+    return found->second;
+  }
+  for (const CodeRange& range : there_) {
+    const uint64_t offset = address - range.begin;
+    if (offset >= range.size) continue;
+    CodePlace place = range.place;
+    place.offset += offset;
+    const absl::StatusOr<CodeAddress> code = CodeAt(place);
+    if (code.ok()) found_.emplace(address, *code);
+    return code;
+  }
+  return absl::FailedPreconditionError(
+      "the function is in no module that the other process had when it told of "
+      "them");
+}
+
 }  // namespace mp

@@ -14,6 +14,8 @@
 
 #include <cstdint>
 #include <string>
+#include <unordered_map>
+#include <vector>
 
 #include "absl/status/statusor.h"
 
@@ -40,6 +42,43 @@ absl::StatusOr<CodePlace> PlaceOfCode(R (*function)(Args...)) {
 // A library that this process has not loaded is loaded, as the other one had it
 // (dlopen(3)). FailedPrecondition if that fails or it is another build.
 absl::StatusOr<CodeAddress> CodeAt(const CodePlace& place);
+
+// ---- many functions
+
+// A stretch of the code of a process: its addresses, and the place of the
+// first.
+struct CodeRange {
+  uint64_t begin = 0;
+  uint64_t size = 0;
+  CodePlace place;
+};
+
+// All the code that this process has loaded at the moment.
+std::vector<CodeRange> LoadedCode();
+
+// Finds functions by their addresses in another process that runs the same
+// program. For one thread.
+class ForeignCode {
+ public:
+  // The addresses are those of this process.
+  ForeignCode() = default;
+  // `there` is LoadedCode() of the other process.
+  explicit ForeignCode(std::vector<CodeRange> there);
+
+  // The same function in this process. Costs nothing if the addresses are this
+  // process's, and a look into a table for one that was asked for before.
+  // FailedPrecondition if the other process had no code there, or as CodeAt().
+  absl::StatusOr<CodeAddress> Find(uint64_t address) {
+    if (there_.empty()) return reinterpret_cast<CodeAddress>(address);
+    return FindInTable(address);
+  }
+
+ private:
+  absl::StatusOr<CodeAddress> FindInTable(uint64_t address);
+
+  std::vector<CodeRange> there_;
+  std::unordered_map<uint64_t, CodeAddress> found_;
+};
 
 }  // namespace mp
 

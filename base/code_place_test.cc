@@ -4,6 +4,9 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 
+#include <cstdint>
+#include <vector>
+
 #include "absl/status/status.h"
 #include "gtest/gtest.h"
 
@@ -69,6 +72,59 @@ TEST(CodePlaceTest, LibraryThatDoesNotLoad) {
   EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_NE(status.message().find("libnothing.so"), absl::string_view::npos)
       << status;
+}
+
+// What another process would have said that has everything loaded higher up.
+std::vector<CodeRange> CodeOfAnother(uint64_t distance) {
+  std::vector<CodeRange> ranges = LoadedCode();
+  for (CodeRange& range : ranges) range.begin += distance;
+  return ranges;
+}
+uint64_t AddressOf(int (*function)()) {
+  return reinterpret_cast<uintptr_t>(function);
+}
+int Question() { return 6; }
+
+TEST(ForeignCodeTest, OwnAddressesAreAsTheyAre) {
+  ForeignCode code;
+  EXPECT_EQ(code.Find(AddressOf(&Answer)).value(),
+            reinterpret_cast<CodeAddress>(&Answer));
+}
+
+TEST(ForeignCodeTest, FunctionsAreFoundFromTheAddressesOfAnother) {
+  constexpr uint64_t kDistance = 0x12345000;
+  ForeignCode code(CodeOfAnother(kDistance));
+  for (int round = 0; round < 2; ++round) {
+    EXPECT_EQ(code.Find(AddressOf(&Answer) + kDistance).value(),
+              reinterpret_cast<CodeAddress>(&Answer));
+    EXPECT_EQ(code.Find(AddressOf(&Question) + kDistance).value(),
+              reinterpret_cast<CodeAddress>(&Question));
+    void* const in_library = dlsym(RTLD_DEFAULT, "abs");
+    EXPECT_EQ(
+        code.Find(reinterpret_cast<uintptr_t>(in_library) + kDistance).value(),
+        reinterpret_cast<CodeAddress>(in_library));
+  }
+}
+
+TEST(ForeignCodeTest, WhatTheOtherHadNotLoadedIsAnError) {
+  std::vector<CodeRange> ranges = LoadedCode();
+  ASSERT_FALSE(ranges.empty());
+  ranges.resize(1);
+  ranges[0].begin = 0x1000;
+  ranges[0].size = 0x10;
+  ForeignCode code(ranges);
+  EXPECT_EQ(code.Find(0xfff).status().code(),
+            absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(code.Find(0x1010).status().code(),
+            absl::StatusCode::kFailedPrecondition);
+}
+
+TEST(ForeignCodeTest, AnotherBuildIsRefused) {
+  std::vector<CodeRange> ranges = LoadedCode();
+  for (CodeRange& range : ranges) ++range.place.fingerprint;
+  ForeignCode code(ranges);
+  EXPECT_EQ(code.Find(AddressOf(&Answer)).status().code(),
+            absl::StatusCode::kFailedPrecondition);
 }
 
 }  // namespace

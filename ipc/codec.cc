@@ -3,7 +3,6 @@
 #include <cstdint>
 #include <limits>
 #include <string>
-#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -32,10 +31,9 @@ absl::Status WrongSizeForDecode(size_t size, size_t expected) {
 
 namespace {
 
-// Everything in a Status, as something that has a codec.
+// What an error has beside its code, as something that has a codec.
 using StatusParts =
-    std::tuple<int, std::string,
-               std::vector<std::pair<std::string, std::string>>>;
+    std::pair<std::string, std::vector<std::pair<std::string, std::string>>>;
 
 StatusParts PartsOf(const absl::Status& status) {
   std::vector<std::pair<std::string, std::string>> payloads;
@@ -43,8 +41,7 @@ StatusParts PartsOf(const absl::Status& status) {
       [&payloads](absl::string_view url, const absl::Cord& payload) {
         payloads.emplace_back(std::string(url), std::string(payload));
       });
-  return {status.raw_code(), std::string(status.message()),
-          std::move(payloads)};
+  return {std::string(status.message()), std::move(payloads)};
 }
 
 // A Duration is whole seconds and quarters of a nanosecond, with one sign.
@@ -162,17 +159,22 @@ absl::Status Reader::Finish() {
   return std::move(status_);
 }
 
+// OK is its code alone: that is what most statuses are, and each result of a
+// stream has one.
 size_t Codec<absl::Status>::Size(const absl::Status& value) {
-  return EncodedSize(codec_internal::PartsOf(value));
+  if (value.ok()) return sizeof(int);
+  return sizeof(int) + EncodedSize(codec_internal::PartsOf(value));
 }
 
 void Codec<absl::Status>::Write(const absl::Status& value, Writer& writer) {
-  writer.Write(codec_internal::PartsOf(value));
+  writer.Write(value.raw_code());
+  if (!value.ok()) writer.Write(codec_internal::PartsOf(value));
 }
 
 absl::Status Codec<absl::Status>::Read(Reader& reader) {
-  const auto [code, message, payloads] =
-      reader.Read<codec_internal::StatusParts>();
+  const int code = reader.Read<int>();
+  if (code == 0) return absl::OkStatus();
+  const auto [message, payloads] = reader.Read<codec_internal::StatusParts>();
   absl::Status status(static_cast<absl::StatusCode>(code), message);
   for (const auto& [url, payload] : payloads) {
     status.SetPayload(url, absl::Cord(payload));

@@ -586,6 +586,7 @@ TEST(CodecTest, Durations) {
 }
 
 TEST(CodecTest, Statuses) {
+  EXPECT_EQ(EncodedSize(absl::OkStatus()), sizeof(int));
   // StatusOr<Status> does not exist, so wrapped.
   ExpectWorks(std::optional<absl::Status>(absl::OkStatus()));
   absl::Status status = absl::NotFoundError("no such thing");

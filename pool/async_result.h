@@ -4,7 +4,6 @@
 #define MP_POOL_ASYNC_RESULT_H_
 
 #include <atomic>
-#include <functional>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -14,6 +13,7 @@
 #include <variant>
 #include <vector>
 
+#include "absl/functional/any_invocable.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
@@ -23,12 +23,13 @@
 #include "mp/pool/completion.h"
 #include "mp/pool/executor.h"
 #include "mp/pool/task.h"
+#include "mp/pool/task_control.h"
 #include "mp/pool/worker.h"
 #include "mp/sync/in_place_lock.h"
 
 namespace mp {
 
-class Pool;
+class PoolCalls;
 
 namespace pool_internal {
 
@@ -46,7 +47,7 @@ class ResultState final : public TaskSink,
  public:
   using Outcome =
       std::conditional_t<std::is_void_v<T>, absl::Status, absl::StatusOr<T>>;
-  using Callback = std::function<void(const Outcome&)>;
+  using Callback = absl::AnyInvocable<void(const Outcome&)>;
 
   explicit ResultState(std::shared_ptr<Executor> executor)
       : executor_(std::move(executor)) {}
@@ -69,11 +70,11 @@ class ResultState final : public TaskSink,
   void set_task(TaskId task) { task_ = task; }
   void set_tasks(std::vector<TaskId> tasks) { tasks_ = std::move(tasks); }
 
-  bool Cancel() {
+  bool Cancel(CancelMode mode) {
     if (ready()) return false;
     bool all = task_.has_value() || !tasks_.empty();
-    if (task_.has_value()) all = executor_->Cancel(*task_);
-    for (const TaskId task : tasks_) all = executor_->Cancel(task) && all;
+    if (task_.has_value()) all = executor_->Cancel(*task_, mode);
+    for (const TaskId task : tasks_) all = executor_->Cancel(task, mode) && all;
     return all;
   }
 
@@ -120,7 +121,7 @@ class ResultState final : public TaskSink,
       // Release: who sees ready_ sees the outcome.
       ready_.store(true, std::memory_order_release);
     }
-    completion_.Notify();
+    completion_.NotifyAfterRmw();
     for (Callback& callback : callbacks) Post(std::move(callback));
   }
 
@@ -129,10 +130,10 @@ class ResultState final : public TaskSink,
     // If the pool has gone, the callback is called at once, and may drop what
     // else keeps the executor.
     const std::shared_ptr<Executor> executor = executor_;
-    executor->Post(
-        [self = this->shared_from_this(), callback = std::move(callback)] {
-          callback(self->outcome());
-        });
+    // Executors take what can be copied, which a callback need not be.
+    executor->Post([self = this->shared_from_this(),
+                    callback = std::make_shared<Callback>(std::move(
+                        callback))] { (*callback)(self->outcome()); });
   }
 
   const std::shared_ptr<Executor> executor_;
@@ -155,6 +156,9 @@ class ResultState final : public TaskSink,
 // only: what was not ready when a child was forked never is there, so that
 // Get() says DeadlineExceeded without waiting, and no callback is called. All
 // calls are safe from any thread.
+//
+// There is none without a task, so that each call means something: keep one
+// that is to come in a std::optional.
 //
 // T is void for functions that return void or absl::Status.
 template <class T>
@@ -193,7 +197,14 @@ class AsyncResult {
   // just about to begin, or thousands of cancelled tasks wait to be skipped,
   // and only its outcome will tell. Of a map, the chunks that have not begun
   // are taken back; true if those were all. (Python has nothing like it.)
-  bool Cancel() const { return state_->Cancel(); }
+  //
+  // A task that has begun can be asked to stop, or its worker can be killed:
+  // see CancelMode in mp/pool/task_control.h. With kKill true also means that
+  // it runs no more, and its outcome is Cancelled, at once; of a map, each
+  // chunk that has begun.
+  bool Cancel(CancelMode mode = CancelMode::kUnbegun) const {
+    return state_->Cancel(mode);
+  }
 
   // Whether the task has ended without an error. Aborts if it has not ended.
   bool Successful() const {
@@ -202,21 +213,25 @@ class AsyncResult {
   }
 
   // Has `callback` called once with the outcome, on the pool's own thread, one
-  // callback at a time. It must not wait for the pool. While no thread waits
-  // for a result of this pool, results may be delivered a tenth of a
-  // millisecond late, many at once. A result has any number of callbacks.
-  void OnDone(std::function<void(const Outcome&)> callback) const {
+  // callback at a time. It must not wait for the pool. It may be a callable
+  // that can only be moved. While no thread waits for a result of this pool,
+  // results may be delivered a tenth of a millisecond late, many at once. A
+  // result has any number of callbacks.
+  //
+  // When the pool has gone, there is no thread to call it: OnDone() then does
+  // so itself, in the calling thread, before it returns.
+  void OnDone(absl::AnyInvocable<void(const Outcome&)> callback) const {
     state_->OnDone(std::move(callback));
   }
 
   // The same if the task has ended without an error (Python's `callback`): with
   // the result, or without arguments if T is void.
   using SuccessCallback = std::conditional_t<
-      std::is_void_v<T>, std::function<void()>,
-      std::function<void(
+      std::is_void_v<T>, absl::AnyInvocable<void()>,
+      absl::AnyInvocable<void(
           const std::conditional_t<std::is_void_v<T>, std::monostate, T>&)>>;
   void OnSuccess(SuccessCallback callback) const {
-    OnDone([callback = std::move(callback)](const Outcome& outcome) {
+    OnDone([callback = std::move(callback)](const Outcome& outcome) mutable {
       if (!outcome.ok()) return;
       if constexpr (std::is_void_v<T>) {
         callback();
@@ -227,14 +242,14 @@ class AsyncResult {
   }
 
   // The same with the error, if there is one (Python's `error_callback`).
-  void OnError(std::function<void(const absl::Status&)> callback) const {
-    OnDone([callback = std::move(callback)](const Outcome& outcome) {
+  void OnError(absl::AnyInvocable<void(const absl::Status&)> callback) const {
+    OnDone([callback = std::move(callback)](const Outcome& outcome) mutable {
       if (!outcome.ok()) callback(pool_internal::StatusOf(outcome));
     });
   }
 
  private:
-  friend class Pool;
+  friend class PoolCalls;
 
   explicit AsyncResult(std::shared_ptr<pool_internal::ResultState<T>> state)
       : state_(std::move(state)) {}

@@ -91,7 +91,7 @@ TEST(ChunksTest, BeginWithTheFunction) {
   Chunk chunk;
   ASSERT_TRUE(chunks.Next(chunk));
   Reader reader(chunk.input);
-  EXPECT_EQ(FunctionAt<void (*)()>(reader.Read<uint64_t>()), &Ignore);
+  EXPECT_EQ(reader.Read<uint64_t>(), FunctionAddress(&Ignore));
 }
 
 TEST(ChunksTest, TextIsSentAsStrings) {

@@ -26,6 +26,12 @@ class Completion {
     FenceBeforeNotify();
     gate_.NotifyAll();
   }
+  // The same if that was done by an atomic read-modify-write, or was followed
+  // by one, such as the release of an mp lock.
+  void NotifyAfterRmw() {
+    FenceBeforeNotifyAfterRmw();
+    gate_.NotifyAll();
+  }
 
  private:
   BasicGate<KernelPlatform> gate_;

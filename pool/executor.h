@@ -21,7 +21,9 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "mp/base/code_place.h"
 #include "mp/base/deadline.h"
+#include "mp/pool/task_control.h"
 
 namespace mp::pool_internal {
 
@@ -35,6 +37,12 @@ class TaskOutput {
   // The last part. A task ends with exactly one Finish or Fail.
   virtual void Finish(size_t size, Encoder encode) = 0;
   virtual void Fail(const absl::Status& error) = 0;
+
+  // The function that has this address in the pool's process, which is another
+  // program's if workers are not forked from it. The error is the task's.
+  virtual absl::StatusOr<CodeAddress> FindCode(uint64_t address) {
+    return reinterpret_cast<CodeAddress>(address);
+  }
 
   // More bytes than this in one part fail the task, with this error.
   virtual size_t max_size() const = 0;
@@ -62,12 +70,13 @@ class TaskSink {
 // A task that was submitted, for its executor. No two have the same.
 using TaskId = uint64_t;
 
-// How long a task may run, from its beginning in the worker to its end. Not
-// enforced by any executor yet.
+// How long a task may run, from its beginning in the worker until its result
+// is there for the pool. More than zero.
 struct TaskLimits {
-  // After that the task is asked to stop.
+  // After that TaskStopRequested() is true (mp/pool/task_control.h).
   absl::Duration soft = absl::InfiniteDuration();
-  // After that its worker is killed, and the task fails with DeadlineExceeded.
+  // After that its worker is killed, whatever it does, and the task fails with
+  // DeadlineExceeded. A thread is not killed; there it is a soft limit, too.
   absl::Duration hard = absl::InfiniteDuration();
 };
 
@@ -79,8 +88,8 @@ class Executor {
   // Queues a task, whose input of `size` bytes `encode` writes; does not wait.
   // Unless it fails, `sink` gets every part of the result and one end, even if
   // the worker dies. Errors: FailedPrecondition after Close or Terminate,
-  // InvalidArgument if the input is larger than max_input_size(), and what
-  // `encode` returned.
+  // InvalidArgument if the input is larger than max_input_size() or a limit is
+  // not more than zero, and what `encode` returned.
   virtual absl::StatusOr<TaskId> Submit(TaskFunction function, size_t size,
                                         TaskOutput::Encoder encode,
                                         std::shared_ptr<TaskSink> sink,
@@ -88,8 +97,9 @@ class Executor {
   // If true, the task has not begun and never will, and its sink has been
   // called with Cancelled. False: it has begun, or ended; or it is about to
   // begin, so that nobody can say, and may still end with Cancelled unbegun.
-  // Not for sinks.
-  virtual bool Cancel(TaskId id) = 0;
+  // What becomes of one that has begun, `mode` says: true also if its worker is
+  // killed, and its sink has been called with Cancelled. Not for sinks.
+  virtual bool Cancel(TaskId id, CancelMode mode = CancelMode::kUnbegun) = 0;
   virtual size_t max_input_size() const = 0;
   // False if Submit() fails, and will do so, whatever the task.
   virtual bool IsOpen() const = 0;

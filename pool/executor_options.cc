@@ -1,8 +1,12 @@
 #include "mp/pool/executor_options.h"
 
+#include <algorithm>
+
+#include "absl/base/optimization.h"
 #include "absl/strings/cord.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
+#include "absl/time/time.h"
 #include "mp/base/errno_status.h"
 
 namespace mp::pool_internal {
@@ -31,6 +35,19 @@ absl::Status PoolTerminatedError() {
 
 absl::Status TaskCancelledError() {
   return absl::CancelledError("the task was cancelled before it began");
+}
+
+absl::Status TaskKilledError() {
+  return absl::CancelledError(
+      "the task was cancelled while it ran, and its worker killed");
+}
+
+absl::Status CheckLimits(const TaskLimits& limits) {
+  const absl::Duration least = std::min(limits.soft, limits.hard);
+  if (ABSL_PREDICT_TRUE(least > absl::ZeroDuration())) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("a time limit of ", absl::FormatDuration(least),
+                   " for a task: must be more than zero"));
 }
 
 absl::Status ForkedPoolError() {

@@ -8,17 +8,20 @@
 #include <string_view>
 
 #include "absl/status/status.h"
+#include "mp/pool/executor.h"
 #include "mp/pool/initializer.h"
+#include "mp/process/start_method.h"
 
 namespace mp::pool_internal {
 
-// As PoolOptions, but that `processes` is what it says.
+// As PoolOptions, but that `processes` and `start_method` are what they say.
 struct ExecutorOptions {
   int processes = 1;
   size_t task_capacity_bytes = 0;
   size_t result_capacity_bytes = 0;
   Initializer initializer = {};
   int maxtasksperchild = 0;
+  StartMethod start_method = StartMethod::kFork;
 };
 
 absl::Status InputTooLargeError(size_t size, size_t max_size);
@@ -26,6 +29,9 @@ absl::Status ResultTooLargeError(size_t size, size_t max_size);
 absl::Status PoolClosedError();
 absl::Status PoolTerminatedError();
 absl::Status TaskCancelledError();
+absl::Status TaskKilledError();
+// InvalidArgument unless they are more than zero.
+absl::Status CheckLimits(const TaskLimits& limits);
 absl::Status ForkedPoolError();
 absl::Status InitializerError(absl::StatusCode code, std::string_view what);
 

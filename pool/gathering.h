@@ -20,6 +20,7 @@
 #include "mp/pool/async_result.h"
 #include "mp/pool/completion.h"
 #include "mp/pool/executor.h"
+#include "mp/pool/progress_bar.h"
 #include "mp/pool/task.h"
 
 namespace mp::pool_internal {
@@ -33,13 +34,15 @@ class Gathering final : public std::enable_shared_from_this<Gathering<V>> {
       std::is_void_v<V>, void,
       std::vector<std::conditional_t<std::is_void_v<V>, std::monostate, V>>>;
 
-  explicit Gathering(std::shared_ptr<ResultState<Value>> result)
-      : result_(std::move(result)) {}
+  // `progress`, unless it is null, gets the items that are done.
+  explicit Gathering(std::shared_ptr<ResultState<Value>> result,
+                     std::shared_ptr<Progress> progress = nullptr)
+      : result_(std::move(result)), progress_(std::move(progress)) {}
 
   // For the next chunk, of `count` items. It must come to an end. Called by one
   // thread, as AllSubmitted() is afterwards.
   std::shared_ptr<TaskSink> AddChunk(size_t count) {
-    auto sink = std::make_shared<Sink>(this->shared_from_this());
+    auto sink = std::make_shared<Sink>(this->shared_from_this(), count);
     chunks_.push_back(sink);
     count_ += count;
     under_way_.fetch_add(1, std::memory_order_relaxed);
@@ -62,8 +65,8 @@ class Gathering final : public std::enable_shared_from_this<Gathering<V>> {
  private:
   class Sink final : public TaskSink {
    public:
-    explicit Sink(std::shared_ptr<Gathering> gathering)
-        : gathering_(std::move(gathering)) {}
+    Sink(std::shared_ptr<Gathering> gathering, size_t count)
+        : gathering_(std::move(gathering)), count_(count) {}
 
     void Part(std::span<const std::byte> bytes) override {
       if constexpr (!std::is_void_v<V>) {
@@ -72,11 +75,11 @@ class Gathering final : public std::enable_shared_from_this<Gathering<V>> {
     }
     void Finish(std::span<const std::byte> bytes) override {
       Part(bytes);
-      gathering_->Ended();
+      End();
     }
     void Fail(absl::Status error) override {
       status = std::move(error);
-      gathering_->Ended();
+      End();
     }
 
     absl::Status status;
@@ -84,7 +87,13 @@ class Gathering final : public std::enable_shared_from_this<Gathering<V>> {
         results;
 
    private:
+    void End() {
+      if (gathering_->progress_ != nullptr) gathering_->progress_->Add(count_);
+      gathering_->Ended();
+    }
+
     const std::shared_ptr<Gathering> gathering_;
+    const size_t count_;  // of items
   };
 
   void Ended() {
@@ -94,7 +103,7 @@ class Gathering final : public std::enable_shared_from_this<Gathering<V>> {
     if (last) {
       result_->Set(TakeOutcome());
     } else {
-      completion_.Notify();
+      completion_.NotifyAfterRmw();
     }
   }
 
@@ -119,6 +128,7 @@ class Gathering final : public std::enable_shared_from_this<Gathering<V>> {
   }
 
   const std::shared_ptr<ResultState<Value>> result_;
+  const std::shared_ptr<Progress> progress_;
   Completion completion_;
   std::atomic<int> under_way_{1};  // chunks, and the one who submits them
   // The submitter's until under_way_ is 0.

@@ -34,7 +34,7 @@ class IdleExecutor final : public Executor {
                                 const TaskLimits&) override {
     return absl::UnimplementedError("");
   }
-  bool Cancel(TaskId) override { return false; }
+  bool Cancel(TaskId, CancelMode) override { return false; }
   size_t max_input_size() const override { return 0; }
   bool IsOpen() const override { return false; }
   int workers() const override { return 1; }

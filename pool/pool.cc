@@ -1,12 +1,17 @@
 #include "mp/pool/pool.h"
 
+#include <memory>
+#include <utility>
+
 #include "absl/strings/str_cat.h"
 #include "mp/base/check.h"
 #include "mp/base/deadline.h"
 #include "mp/pool/executor_options.h"
+#include "mp/pool/front_executor.h"
 #include "mp/pool/process_executor.h"
 #include "mp/pool/thread_executor.h"
 #include "mp/process/process.h"
+#include "mp/process/start_method.h"
 
 namespace mp {
 
@@ -24,7 +29,8 @@ absl::StatusOr<Pool> Pool::Create(const PoolOptions& options) {
       .task_capacity_bytes = options.task_capacity_bytes,
       .result_capacity_bytes = options.result_capacity_bytes,
       .initializer = options.initializer,
-      .maxtasksperchild = options.maxtasksperchild};
+      .maxtasksperchild = options.maxtasksperchild,
+      .start_method = options.start_method.value_or(GetStartMethod())};
   if (options.workers == PoolWorkers::kThreads) {
     auto threads = pool_internal::ThreadExecutor::Create(executor_options);
     if (!threads.ok()) return threads.status();
@@ -42,12 +48,15 @@ Pool::Pool(const PoolOptions& options) {
 }
 
 Pool::Pool(std::shared_ptr<pool_internal::Executor> executor)
-    : executor_(std::move(executor)) {}
+    : PoolCalls(
+          std::make_shared<pool_internal::FrontExecutor>(std::move(executor))) {
+}
 
 Pool& Pool::operator=(Pool&& other) noexcept {
   if (this != &other) {
     // Results that still hold on to the executor must not keep workers alive.
-    const Pool old(std::exchange(executor_, std::move(other.executor_)));
+    Pool old(std::move(*this));
+    executor_ = std::move(other.executor_);
   }
   return *this;
 }

@@ -16,7 +16,9 @@
 
 #include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
+#include "absl/time/time.h"
 #include "mp/base/check.h"
+#include "mp/base/code_place.h"
 #include "mp/base/errno_status.h"
 #include "mp/ipc/codec.h"
 #include "mp/ipc/ring.h"
@@ -52,6 +54,14 @@ bool IsSignalFromOutside(int exitcode) {
     default:
       return false;
   }
+}
+
+LimitsHeader ToHeader(const TaskLimits& limits) {
+  const auto nanos = [](absl::Duration limit) {
+    return limit == absl::InfiniteDuration() ? LimitsHeader::kNone
+                                             : absl::ToInt64Nanoseconds(limit);
+  };
+  return {.soft = nanos(limits.soft), .hard = nanos(limits.hard)};
 }
 
 // Of a task that has been cancelled and not yet been skipped.
@@ -123,6 +133,7 @@ ProcessExecutor::ProcessExecutor(const ExecutorOptions& options,
                                  TaskBoard board)
     : initializer_(options.initializer),
       maxtasksperchild_(options.maxtasksperchild),
+      start_method_(options.start_method),
       board_(std::move(board)),
       workers_(static_cast<size_t>(options.processes)) {}
 
@@ -145,6 +156,9 @@ absl::Status ProcessExecutor::Start() {
     absl::StatusOr<std::shared_ptr<Claim>> claim = MakeShared<Claim>();
     if (!claim.ok()) return claim.status();
     worker.claim = *std::move(claim);
+    absl::StatusOr<std::shared_ptr<LastWords>> words = MakeShared<LastWords>();
+    if (!words.ok()) return words.status();
+    worker.last_words = *std::move(words);
   }
   for (size_t i = 0; i < workers_.size(); ++i) {
     if (absl::Status status = StartWorker(i); !status.ok()) return status;
@@ -177,16 +191,19 @@ absl::Status ProcessExecutor::StartWorker(size_t index) {
   static std::atomic<int> count{0};
   WorkerPlan plan = {.board = board_,
                      .claim = workers_[index].claim,
+                     .last_words = workers_[index].last_words,
                      .initializer = initializer_,
-                     .maxtasksperchild = maxtasksperchild_};
+                     .maxtasksperchild = maxtasksperchild_,
+                     .code = start_method_ == StartMethod::kFork
+                                 ? std::vector<CodeRange>()
+                                 : LoadedCode()};
+  plan.last_words->Clear();
   workers_[index].starts = plan.claim->starts.load(std::memory_order_relaxed);
   workers_[index].done = plan.claim->done.load(std::memory_order_relaxed);
   Process process({.name = absl::StrCat("PoolWorker-", ++count),
                    .daemon = true,
-                   .start_method = StartMethod::kFork},
-                  [plan = std::move(plan)]() mutable {
-                    return WorkerLoop(std::move(plan)).Run();
-                  });
+                   .start_method = start_method_},
+                  RunWorker, std::move(plan));
   if (absl::Status status = process.Start(); !status.ok()) return status;
   const std::lock_guard lock(mutex_);
   Worker& worker = workers_[index];
@@ -201,10 +218,11 @@ absl::StatusOr<TaskId> ProcessExecutor::Submit(TaskFunction function,
                                                size_t size,
                                                TaskOutput::Encoder encode,
                                                std::shared_ptr<TaskSink> sink,
-                                               const TaskLimits& /*limits*/) {
+                                               const TaskLimits& limits) {
   if (size > max_input_size()) {
     return InputTooLargeError(size, max_input_size());
   }
+  if (absl::Status status = CheckLimits(limits); !status.ok()) return status;
   if (IsForkedCopy()) return ForkedPoolError();
   const std::lock_guard lock(mutex_);
   if (!failure_.ok()) return DeepCopy(failure_);
@@ -218,8 +236,12 @@ absl::StatusOr<TaskId> ProcessExecutor::Submit(TaskFunction function,
   pending_[index].number.reset();
   bool first_to_wait = false;
   absl::Status encoded;
-  if (!backlog_.empty() || !PutTask(index, function, size, encode, &encoded)) {
-    Waiting waiting = {index, function, std::vector<std::byte>(size)};
+  Waiting waiting = {.index = index,
+                     .function = function,
+                     .limits = ToHeader(limits),
+                     .input = {}};
+  if (!backlog_.empty() || !PutTask(waiting, size, encode, &encoded)) {
+    waiting.input.resize(size);
     encoded = encode(waiting.input);
     if (encoded.ok()) {
       first_to_wait = backlog_.empty();
@@ -243,23 +265,33 @@ absl::StatusOr<TaskId> ProcessExecutor::Submit(TaskFunction function,
 }
 
 // False if the ring is full. `*error` is what `encode` returned.
-bool ProcessExecutor::PutTask(uint32_t index, TaskFunction function,
-                              size_t size, TaskOutput::Encoder encode,
-                              absl::Status* error) {
-  const TaskHeader header = {function, index, 0};
+bool ProcessExecutor::PutTask(const Waiting& task, size_t size,
+                              TaskOutput::Encoder encode, absl::Status* error) {
+  const bool has_limits = task.limits.soft != LimitsHeader::kNone ||
+                          task.limits.hard != LimitsHeader::kNone;
+  const TaskHeader header = {
+      .function = reinterpret_cast<uintptr_t>(task.function),
+      .index = task.index,
+      .has_limits = has_limits ? 1u : 0u};
+  const size_t head =
+      sizeof(TaskHeader) + (has_limits ? sizeof(LimitsHeader) : 0);
   // Only this process puts tasks, and under mutex_: nobody else is waited for.
   const RingResult result = board_.tasks.Put(
-      sizeof(header) + size,
+      head + size,
       [&](std::byte* to, uint32_t number) {
         memcpy(to, &header, sizeof(header));
-        pending_[index].number = number;
-        *error = encode(std::span(to + sizeof(header), size));
+        if (has_limits) {
+          memcpy(to + sizeof(header), &task.limits, sizeof(task.limits));
+        }
+        pending_[task.index].number = FullNumber(put_, number);
+        *error = encode(std::span(to + head, size));
         return error->ok();
       },
       Deadline::Now());
   MP_CHECK(result == RingResult::kDone || result == RingResult::kAborted ||
            result == RingResult::kTimedOut)
       << kPoolMemoryOverwritten;
+  if (result == RingResult::kDone) put_ = *pending_[task.index].number + 1;
   return result != RingResult::kTimedOut;
 }
 
@@ -277,9 +309,7 @@ void ProcessExecutor::PutBacklog() {
       std::copy(next.input.begin(), next.input.end(), out.begin());
       return absl::OkStatus();
     };
-    if (!PutTask(next.index, next.function, next.input.size(), copy, &copied)) {
-      return;
-    }
+    if (!PutTask(next, next.input.size(), copy, &copied)) return;
     backlog_.pop_front();
   }
   board_.notices->set_backlog(false);
@@ -337,6 +367,8 @@ size_t ProcessExecutor::DeliverResults() {
            result == RingResult::kClosed)
       << kPoolMemoryOverwritten;
   const std::lock_guard lock(mutex_);
+  // Often enough: of fewer than 2^31 tasks there is room for the results.
+  removed_ = FullNumber(removed_, board_.tasks.gotten());
   PutBacklog();
   return size;
 }
@@ -346,7 +378,7 @@ std::shared_ptr<TaskSink> ProcessExecutor::TakeSink(uint32_t index) {
   if (index >= pending_.size() || pending_[index].sink == nullptr) {
     return nullptr;
   }
-  const std::shared_ptr<TaskSink> sink = pending_[index].sink;
+  std::shared_ptr<TaskSink> sink = std::move(pending_[index].sink);
   FreeEntry(index);
   return sink;
 }
@@ -354,8 +386,16 @@ std::shared_ptr<TaskSink> ProcessExecutor::TakeSink(uint32_t index) {
 // REQUIRES: mutex_ held.
 void ProcessExecutor::FreeEntry(uint32_t index) {
   Pending& pending = pending_[index];
-  if (pending.cancelled && pending.number.has_value()) {
-    board_.notices->Unmark(PackTask(index, *pending.number));
+  if (pending.number.has_value()) {
+    const uint64_t task = TaskOf(index);
+    if (pending.marked) board_.notices->Unmark(task);
+    if (pending.asked_to_stop) {
+      for (Worker& worker : workers_) {
+        uint64_t asked = task;
+        worker.claim->asked_to_stop.compare_exchange_strong(
+            asked, 0, std::memory_order_relaxed);
+      }
+    }
   }
   const uint32_t generation = pending.generation + 1;
   pending = Pending();
@@ -363,13 +403,14 @@ void ProcessExecutor::FreeEntry(uint32_t index) {
   free_.push_back(index);
 }
 
-bool ProcessExecutor::Cancel(TaskId id) {
+bool ProcessExecutor::Cancel(TaskId id, CancelMode mode) {
   if (IsForkedCopy()) return false;
   static const auto* const dropping =
       new std::shared_ptr<TaskSink>(std::make_shared<DroppingSink>());
   const auto index = static_cast<uint32_t>(id);
   const std::lock_guard delivery(delivery_mutex_);
   std::shared_ptr<TaskSink> sink;
+  bool taken_back = true;
   {
     const std::lock_guard lock(mutex_);
     if (index >= pending_.size()) return false;
@@ -378,30 +419,90 @@ bool ProcessExecutor::Cancel(TaskId id) {
         pending.generation != id >> 32) {
       return false;
     }
-    if (pending.number.has_value() &&
-        !MarkCancelled(PackTask(index, *pending.number))) {
-      return false;
+    if (pending.number.has_value()) {
+      taken_back = TakeBack(index);
+      if (!taken_back) {
+        if (mode == CancelMode::kAskToStop) AskToStop(index);
+        if (mode != CancelMode::kKill || !KillWorkerOf(index)) {
+          return false;
+        }
+      }
     }
-    // The entry stays until the task has been skipped.
+    // The entry stays until the task has been skipped, or its worker is dead.
     pending.cancelled = true;
     sink = std::exchange(pending.sink, *dropping);
   }
-  sink->Fail(TaskCancelledError());
+  sink->Fail(taken_back ? TaskCancelledError() : TaskKilledError());
   return true;
 }
 
-// Whether the task will be skipped for certain. REQUIRES: mutex_ held.
-bool ProcessExecutor::MarkCancelled(uint64_t task) {
-  if (!board_.notices->Mark(task)) return false;
-  std::atomic_thread_fence(std::memory_order_seq_cst);
+// What the task is in shared memory. REQUIRES: mutex_ held; it is in the ring.
+uint64_t ProcessExecutor::TaskOf(uint32_t index) const {
+  return PackTask(index, static_cast<uint32_t>(*pending_[index].number));
+}
+
+// Whether the task was removed from the ring when `gotten` had been. REQUIRES:
+// mutex_ held; it has been in the ring.
+bool ProcessExecutor::IsRemoved(const Pending& pending, uint32_t gotten) const {
+  return FullNumber(removed_, gotten) > *pending.number;
+}
+
+// Whether a worker has, or had, the task. REQUIRES: as TaskOf().
+bool ProcessExecutor::HasBegun(uint32_t index) const {
+  const uint64_t task = TaskOf(index);
   // The order matters: a claim is gone only after the task has been removed.
-  bool begun = false;
-  for (const Worker& worker : workers_) {
-    begun |= worker.claim->task.load(std::memory_order_acquire) == task;
+  return std::any_of(workers_.begin(), workers_.end(),
+                     [task](const Worker& worker) {
+                       return worker.claim->task.load(
+                                  std::memory_order_acquire) == task;
+                     }) ||
+         IsRemoved(pending_[index], board_.tasks.gotten());
+}
+
+// True if the task will be skipped for certain. REQUIRES: as TaskOf().
+bool ProcessExecutor::TakeBack(uint32_t index) {
+  Pending& pending = pending_[index];
+  if (!board_.notices->Mark(TaskOf(index))) return false;
+  std::atomic_thread_fence(std::memory_order_seq_cst);
+  pending.marked = !HasBegun(index);
+  if (!pending.marked) board_.notices->Unmark(TaskOf(index));
+  return pending.marked;
+}
+
+// REQUIRES: as TaskOf().
+void ProcessExecutor::AskToStop(uint32_t index) {
+  const uint64_t task = TaskOf(index);
+  for (Worker& worker : workers_) {
+    if (worker.claim->task.load(std::memory_order_relaxed) != task) continue;
+    worker.claim->asked_to_stop.store(task, std::memory_order_relaxed);
+    pending_[index].asked_to_stop = true;
   }
-  begun |= static_cast<int32_t>(board_.tasks.gotten() - NumberOfTask(task)) > 0;
-  if (begun) board_.notices->Unmark(task);
-  return !begun;
+}
+
+// False if the task has ended meanwhile, or nobody can say. REQUIRES: as
+// TaskOf().
+bool ProcessExecutor::KillWorkerOf(uint32_t index) {
+  Pending& pending = pending_[index];
+  const uint64_t task = TaskOf(index);
+  for (Worker& worker : workers_) {
+    Claim& claim = *worker.claim;
+    if (!worker.running || claim.task.load(std::memory_order_relaxed) != task) {
+      continue;
+    }
+    claim.killed_for.store(task, std::memory_order_relaxed);
+    std::atomic_thread_fence(std::memory_order_seq_cst);
+    if (claim.task.load(std::memory_order_acquire) == task) {
+      pending.marked = board_.notices->Mark(task);
+      if ((pending.marked || IsRemoved(pending, board_.tasks.gotten())) &&
+          worker.process.Kill().ok()) {
+        return true;
+      }
+      if (pending.marked) board_.notices->Unmark(task);
+      pending.marked = false;
+    }
+    claim.killed_for.store(0, std::memory_order_release);
+  }
+  return false;
 }
 
 bool ProcessExecutor::Wait(absl::FunctionRef<bool()> ready,
@@ -544,30 +645,42 @@ void ProcessExecutor::SettleDeath(size_t index) {
   }
   DeliverResults();
 
+  // Of the task that it claims. Only a kill by somebody else at the very moment
+  // would be taken for one by the kernel.
+  const int64_t hard_deadline =
+      worker.claim->hard_deadline_nanos.load(std::memory_order_acquire);
+  const bool over_limit = exitcode == -SIGKILL && hard_deadline != 0 &&
+                          MonotonicNanos() >= hard_deadline;
+  const absl::Duration hard_limit = absl::Nanoseconds(
+      worker.claim->hard_limit_nanos.load(std::memory_order_relaxed));
+
   if (claims[index] == 0) CountIdleDeath(worker, name, pid, exitcode);
 
   std::shared_ptr<TaskSink> sink;
   const uint64_t claim = claims[index];
-  const uint32_t number = NumberOfTask(claim);
   const uint32_t task = IndexOfTask(claim);
-  if (claim != 0 && static_cast<int32_t>(removed - number) > 0 &&
-      std::count(claims.begin(), claims.end(), claim) == 1) {
+  if (claim != 0 && std::count(claims.begin(), claims.end(), claim) == 1) {
     const std::lock_guard lock(mutex_);
     // The dead of Terminate() are no surprise: FailAll() follows.
     if (state_ != State::kTerminated && task < pending_.size() &&
-        pending_[task].sink != nullptr && pending_[task].number == number) {
+        pending_[task].sink != nullptr && pending_[task].number.has_value() &&
+        TaskOf(task) == claim && IsRemoved(pending_[task], removed)) {
       sink = pending_[task].sink;
     }
   }
   {
     const std::lock_guard lock(mutex_);
     worker.claim->task.store(0, std::memory_order_relaxed);
+    worker.claim->killed_for.store(0, std::memory_order_relaxed);
+    worker.claim->hard_deadline_nanos.store(0, std::memory_order_relaxed);
     worker.running = false;
     worker.process = Process();
   }
   if (sink != nullptr) {
     TakeSink(task);
-    sink->Fail(WorkerDiedError(name, pid, exitcode));
+    sink->Fail(over_limit ? HardLimitError(name, pid, hard_limit)
+                          : WorkerDiedError(name, pid, exitcode,
+                                            worker.last_words->Read()));
   }
 }
 
@@ -592,13 +705,18 @@ void ProcessExecutor::CountIdleDeath(const Worker& worker,
     return;
   }
   start_deaths_.Count(starts);
-  if (!initializer_) return;
+  // A fork without an initializer has nothing to fail in.
+  if (!initializer_ && start_method_ == StartMethod::kFork) return;
   const bool from_outside = IsSignalFromOutside(exitcode);
   if (from_outside && start_deaths_.length < kMaxStartDeaths) return;
-  FailPool(InitializerError(
-      absl::StatusCode::kAborted,
+  const std::string what =
       absl::StrCat(ToAbsl(name), " (pid ", pid, ") ", DescribeEnd(exitcode),
-                   from_outside ? ", as others before" : "")));
+                   from_outside ? ", as others before" : "",
+                   DescribeLastWords(worker.last_words->Read()));
+  FailPool(initializer_
+               ? InitializerError(absl::StatusCode::kAborted, what)
+               : absl::AbortedError(absl::StrCat(
+                     "the pool's workers end before they are ready: ", what)));
 }
 
 // For good: whatever is submitted later fails, too. REQUIRES: delivery_mutex_

@@ -41,8 +41,10 @@
 #include "mp/pool/executor.h"
 #include "mp/pool/executor_options.h"
 #include "mp/pool/initializer.h"
+#include "mp/pool/last_words.h"
 #include "mp/pool/task_board.h"
 #include "mp/process/process.h"
+#include "mp/process/start_method.h"
 #include "mp/shm/adaptive_spin.h"
 #include "mp/shm/gate.h"
 #include "mp/shm/liveness.h"
@@ -64,7 +66,7 @@ class ProcessExecutor final : public Executor {
                                 TaskOutput::Encoder encode,
                                 std::shared_ptr<TaskSink> sink,
                                 const TaskLimits& limits) override;
-  bool Cancel(TaskId id) override;
+  bool Cancel(TaskId id, CancelMode mode) override;
   size_t max_input_size() const override;
   bool IsOpen() const override;
   int workers() const override { return static_cast<int>(workers_.size()); }
@@ -84,13 +86,16 @@ class ProcessExecutor final : public Executor {
   // the ring tells it from later tasks with the same index.
   struct Pending {
     std::shared_ptr<TaskSink> sink;  // null: the entry is free
-    std::optional<uint32_t> number;  // empty: not in the ring yet
+    std::optional<uint64_t> number;  // empty: not in the ring yet
     uint32_t generation = 0;         // of the entry
     bool cancelled = false;          // the sink has been called
+    bool marked = false;             // among the notices
+    bool asked_to_stop = false;      // in some worker's claim
   };
 
   struct Worker {
     std::shared_ptr<Claim> claim;
+    std::shared_ptr<LastWords> last_words;
     Process process;
     bool running = false;
     // Those of the claim when it was started.
@@ -115,15 +120,21 @@ class ProcessExecutor final : public Executor {
   absl::Status StartWorker(size_t index);
 
   bool IsForkedCopy() const { return Liveness::Self() != board_.owner; }
-  bool PutTask(uint32_t index, TaskFunction function, size_t size,
-               TaskOutput::Encoder encode, absl::Status* error);
+  struct Waiting;
+  bool PutTask(const Waiting& task, size_t size, TaskOutput::Encoder encode,
+               absl::Status* error);
   void PutBacklog();
   size_t DeliverResults();
   void Collect();
   bool MayGather(size_t delivered) const;
   void Supervise();
   void SettleDeath(size_t index);
-  bool MarkCancelled(uint64_t task);
+  bool HasBegun(uint32_t index) const;
+  bool IsRemoved(const Pending& pending, uint32_t gotten) const;
+  bool TakeBack(uint32_t index);
+  void AskToStop(uint32_t index);
+  bool KillWorkerOf(uint32_t index);
+  uint64_t TaskOf(uint32_t index) const;
   void FreeEntry(uint32_t index);
   void CountIdleDeath(const Worker& worker, std::string_view name, pid_t pid,
                       int exitcode);
@@ -136,6 +147,7 @@ class ProcessExecutor final : public Executor {
 
   const Initializer initializer_;
   const int maxtasksperchild_;
+  const StartMethod start_method_;
   TaskBoard board_;
 
   // Guards what submitters touch. Taken after delivery_mutex_.
@@ -144,10 +156,16 @@ class ProcessExecutor final : public Executor {
   absl::Status failure_;  // why there are no more tasks, if not OK
   std::vector<Pending> pending_;
   std::vector<uint32_t> free_;
+  // How many tasks have been put into the ring, and were removed when it was
+  // looked at last. The ring counts modulo 2^32, which is too little for a task
+  // that runs for hours.
+  uint64_t put_ = 0;
+  uint64_t removed_ = 0;
   // Tasks that found the ring full, oldest first; later ones queue behind them.
   struct Waiting {
     uint32_t index;
     TaskFunction function;
+    LimitsHeader limits;
     std::vector<std::byte> input;
   };
   std::deque<Waiting> backlog_;

@@ -56,7 +56,6 @@
 #include <exception>
 #include <iterator>
 #include <memory>
-#include <mutex>
 #include <optional>
 #include <span>
 #include <type_traits>
@@ -70,12 +69,12 @@
 #include "mp/pool/chunks.h"
 #include "mp/pool/completion.h"
 #include "mp/pool/executor.h"
+#include "mp/pool/progress_bar.h"
 #include "mp/pool/task.h"
-#include "mp/sync/in_place_lock.h"
 
 namespace mp {
 
-class Pool;
+class PoolCalls;
 
 namespace pool_internal {
 
@@ -85,13 +84,15 @@ struct StreamPlan {
   std::unique_ptr<ChunkSource> chunks;
   bool ordered;
   size_t chunksize;
-  size_t buffersize;  // in items; 0 for a default
+  size_t buffersize;                 // in items; 0 for a default
+  std::unique_ptr<ProgressBar> bar;  // or null
 };
 
 // Where the tasks of a stream end. Outlives the stream while some are under
-// way.
+// way. Who delivers pushes what has ended on a list, with one atomic operation;
+// the stream takes the list as a whole.
 template <class T>
-class StreamInbox final : public std::enable_shared_from_this<StreamInbox<T>> {
+class StreamInbox final {
  public:
   using Outcome =
       std::conditional_t<std::is_void_v<T>, absl::Status, absl::StatusOr<T>>;
@@ -111,7 +112,7 @@ class StreamInbox final : public std::enable_shared_from_this<StreamInbox<T>> {
       result_bytes_ = 0;
       next_ = 0;
       outcomes_.clear();
-      ended_.store(false, std::memory_order_relaxed);
+      ended_ = false;
     }
     size_t bytes() const { return bytes_; }
     // Of the result, when it has ended.
@@ -124,7 +125,9 @@ class StreamInbox final : public std::enable_shared_from_this<StreamInbox<T>> {
     }
     void Finish(std::span<const std::byte> bytes) override {
       Part(bytes);
-      error_.Update(absl::DataLossError("a result without an outcome"));
+      if (outcomes_.size() < count_) {
+        error_.Update(absl::DataLossError("a result without an outcome"));
+      }
       End();
     }
     void Fail(absl::Status error) override {
@@ -132,8 +135,8 @@ class StreamInbox final : public std::enable_shared_from_this<StreamInbox<T>> {
       End();
     }
 
-    // If the inbox is ordered.
-    bool ended() const { return ended_.load(std::memory_order_acquire); }
+    // Whether TakeEnded() has said so.
+    bool ended() const { return ended_; }
     // REQUIRES: it has ended.
     bool HasNext() const { return next_ < outcomes_.size(); }
     Outcome TakeNext() { return std::move(outcomes_[next_++]); }
@@ -142,6 +145,7 @@ class StreamInbox final : public std::enable_shared_from_this<StreamInbox<T>> {
     void End() {
       while (outcomes_.size() < count_) outcomes_.emplace_back(error_);
       error_ = absl::OkStatus();
+      if (inbox_.progress_ != nullptr) inbox_.progress_->Add(count_);
       inbox_.Ended(*this);
     }
 
@@ -154,25 +158,37 @@ class StreamInbox final : public std::enable_shared_from_this<StreamInbox<T>> {
     size_t next_ = 0;
     absl::Status error_;
     std::vector<Outcome> outcomes_;
-    std::atomic<bool> ended_{true};
+    bool ended_ = true;             // the stream's
+    Slot* ended_before_ = nullptr;  // the next one on the list
   };
 
-  explicit StreamInbox(bool ordered) : ordered_(ordered) {}
+  // `progress`, unless it is null, gets the items that are done.
+  explicit StreamInbox(std::shared_ptr<Progress> progress)
+      : progress_(std::move(progress)) {}
 
   std::deque<Slot>& slots() { return slots_; }
   Slot& AddSlot() { return slots_.emplace_back(this); }
   // For an executor: keeps all slots.
-  std::shared_ptr<TaskSink> SinkOf(Slot& slot) {
-    return std::shared_ptr<TaskSink>(this->shared_from_this(), &slot);
+  static std::shared_ptr<TaskSink> SinkOf(
+      const std::shared_ptr<StreamInbox>& inbox, Slot& slot) {
+    return std::shared_ptr<TaskSink>(inbox, &slot);
   }
 
-  // Unless it is ordered: slots that have ended and were not taken.
-  size_t ended() const { return ended_count_.load(std::memory_order_acquire); }
+  // Whether TakeEnded() would find some.
+  bool HasEnded() const {
+    return last_ended_.load(std::memory_order_relaxed) != nullptr;
+  }
+  // Appends the slots that have ended and were not taken, in the order in which
+  // they did.
   void TakeEnded(std::vector<Slot*>& slots) {
-    slots.clear();
-    const std::lock_guard lock(mutex_);
-    slots.swap(ended_);
-    ended_count_.store(0, std::memory_order_relaxed);
+    const auto old_size = static_cast<std::ptrdiff_t>(slots.size());
+    // Acquire: who takes the slot sees its outcomes.
+    for (Slot* slot = last_ended_.exchange(nullptr, std::memory_order_acquire);
+         slot != nullptr; slot = slot->ended_before_) {
+      slot->ended_ = true;
+      slots.push_back(slot);
+    }
+    std::reverse(slots.begin() + old_size, slots.end());
   }
 
   template <class Ready>
@@ -182,24 +198,19 @@ class StreamInbox final : public std::enable_shared_from_this<StreamInbox<T>> {
 
  private:
   void Ended(Slot& slot) {
-    // Release: who sees the slot ended sees its outcomes. From then on it may
-    // be in use again.
-    if (ordered_) {
-      slot.ended_.store(true, std::memory_order_release);
-    } else {
-      const std::lock_guard lock(mutex_);
-      ended_.push_back(&slot);
-      ended_count_.store(ended_.size(), std::memory_order_release);
-    }
-    completion_.Notify();
+    Slot* last = last_ended_.load(std::memory_order_relaxed);
+    do {
+      slot.ended_before_ = last;
+      // Release: see TakeEnded(). From then on the slot may be in use again.
+    } while (!last_ended_.compare_exchange_weak(
+        last, &slot, std::memory_order_release, std::memory_order_relaxed));
+    completion_.NotifyAfterRmw();
   }
 
-  const bool ordered_;
+  const std::shared_ptr<Progress> progress_;
   std::deque<Slot> slots_;  // the stream's, but for what they hold
   Completion completion_;
-  InPlaceLock mutex_;
-  std::vector<Slot*> ended_;
-  std::atomic<size_t> ended_count_{0};
+  std::atomic<Slot*> last_ended_{nullptr};
 };
 
 template <class T>
@@ -212,6 +223,8 @@ class Stream {
   Stream(std::shared_ptr<Executor> executor, StreamPlan plan)
       : executor_(std::move(executor)),
         plan_(std::move(plan)),
+        workers_(static_cast<size_t>(executor_->workers())),
+        most_bytes_(static_cast<double>(executor_->max_input_size())),
         max_window_(MaxWindow(*executor_, plan_)),
         window_(std::min(max_window_, FirstWindow(*executor_))) {
     Refill();
@@ -247,6 +260,7 @@ class Stream {
       if (!slot->HasNext()) Recycle();
       return outcome;
     }
+    plan_.bar.reset();
     if (exception_ != nullptr) {
       std::rethrow_exception(std::exchange(exception_, nullptr));
     }
@@ -273,27 +287,28 @@ class Stream {
 
   // The slot whose outcomes are handed out, if there is one.
   Slot* Current() {
-    if (current_ != nullptr) return current_;
+    if (current_ != nullptr || !HasEnded()) return current_;
     if (plan_.ordered) {
-      if (in_order_.empty() || !in_order_.front()->ended()) return nullptr;
       current_ = in_order_.front();
       in_order_.pop_front();
-      return current_;
+    } else {
+      current_ = ended_[next_ended_++];
     }
-    if (next_ended_ == ended_.size()) {
-      if (inbox_->ended() == 0) return nullptr;
-      inbox_->TakeEnded(ended_);
-      next_ended_ = 0;
-    }
-    current_ = ended_[next_ended_++];
     return current_;
   }
 
   // Whether Current() would find one.
-  bool HasEnded() const {
-    if (current_ != nullptr) return true;
-    if (plan_.ordered) return !in_order_.empty() && in_order_.front()->ended();
-    return next_ended_ < ended_.size() || inbox_->ended() > 0;
+  bool HasEnded() {
+    if (current_ != nullptr || NextHasEnded()) return true;
+    if (!inbox_->HasEnded()) return false;
+    ended_.clear();
+    next_ended_ = 0;
+    inbox_->TakeEnded(ended_);
+    return NextHasEnded();
+  }
+  bool NextHasEnded() const {
+    return plan_.ordered ? !in_order_.empty() && in_order_.front()->ended()
+                         : next_ended_ < ended_.size();
   }
 
   void Recycle() {
@@ -311,13 +326,11 @@ class Stream {
   // Submits tasks as far as the window is open, but one only if there is
   // something to hand out.
   void Refill() {
-    const auto workers = static_cast<size_t>(executor_->workers());
-    const auto most_bytes = static_cast<double>(executor_->max_input_size());
     while (!input_ended_ && under_way_ < window_ &&
-           (under_way_ <= workers ||
+           (under_way_ <= workers_ ||
             static_cast<double>(bytes_) + static_cast<double>(under_way_) *
                                               std::max(0.0, result_bytes_) <
-                most_bytes)) {
+                most_bytes_)) {
       SubmitNext();
       if (HasEnded()) return;
     }
@@ -345,7 +358,7 @@ class Stream {
             std::copy(chunk_.input.begin(), chunk_.input.end(), out.begin());
             return absl::OkStatus();
           },
-          inbox_->SinkOf(slot));
+          Inbox::SinkOf(inbox_, slot));
       if (id.ok()) slot.set_task(*id);
       status = id.status();
       if (!status.ok() && !executor_->IsOpen()) {
@@ -363,9 +376,12 @@ class Stream {
 
   const std::shared_ptr<Executor> executor_;
   StreamPlan plan_;
+  const size_t workers_;
+  const double most_bytes_;
   const size_t max_window_;
   size_t window_;  // how many tasks are under way at most
-  const std::shared_ptr<Inbox> inbox_ = std::make_shared<Inbox>(plan_.ordered);
+  const std::shared_ptr<Inbox> inbox_ = std::make_shared<Inbox>(
+      plan_.bar != nullptr ? plan_.bar->progress() : nullptr);
   Chunk chunk_;
 
   size_t under_way_ = 0;      // slots that are not free
@@ -373,7 +389,8 @@ class Stream {
   double result_bytes_ = -1;  // of one, on average; -1: none has come
   std::vector<Slot*> free_;
   std::deque<Slot*> in_order_;  // if ordered, as submitted
-  std::vector<Slot*> ended_;    // if not, from next_ended_ on
+  // Those that were taken last; if not ordered, from next_ended_ on.
+  std::vector<Slot*> ended_;
   size_t next_ended_ = 0;
   Slot* current_ = nullptr;
 
@@ -428,7 +445,7 @@ class ResultStream {
   std::default_sentinel_t end() const { return std::default_sentinel; }
 
  private:
-  friend class Pool;
+  friend class PoolCalls;
 
   explicit ResultStream(std::unique_ptr<pool_internal::Stream<T>> stream)
       : stream_(std::move(stream)) {}

@@ -19,6 +19,16 @@
 // worker will see the mark, and skip the task. Otherwise the canceller takes
 // the mark back, and it is the task's outcome that tells.
 //
+// Killing the worker of a task that runs. The pool writes the task into the
+// claim as one to be killed for, and then looks whether it is claimed still. If
+// so, it kills the worker; if not, it takes that back. A worker that takes a
+// task has given up its claim to the one before, then acquires the lock of the
+// ring, and looks whether it is to be killed before it takes anything. So if
+// the pool sees the claim, the worker will take no other task: it waits, for
+// its end or until that was taken back. If the pool sees a claim to a task that
+// has not been removed yet, it marks the task as well, for it stays in the ring
+// if the worker dies before.
+//
 // The backlog. Tasks that find the ring full wait in the pool's own process, to
 // be put when results are delivered, or when the ring has run empty. The
 // submitter says in shared memory that some wait, and then tries the ring once
@@ -34,6 +44,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <limits>
 #include <memory>
 #include <span>
 
@@ -49,9 +60,15 @@ namespace mp::pool_internal {
 
 // In front of a task's input.
 struct TaskHeader {
-  TaskFunction function;  // workers are forks: same address there
+  uint64_t function;  // a TaskFunction's address in the pool's process
   uint32_t index;
-  uint32_t unused;
+  uint32_t has_limits;  // if not 0, LimitsHeader comes next
+};
+// In nanoseconds; the largest number for none.
+struct LimitsHeader {
+  static constexpr int64_t kNone = std::numeric_limits<int64_t>::max();
+  int64_t soft = kNone;
+  int64_t hard = kNone;
 };
 
 // In front of a part of a result, or an error.
@@ -88,6 +105,14 @@ constexpr uint32_t NumberOfTask(uint64_t task) {
   return static_cast<uint32_t>(task);
 }
 
+// Which number it is, of those that the ring has counted modulo 2^32, if it is
+// less than 2^31 away from `near`.
+constexpr uint64_t FullNumber(uint64_t near, uint32_t number) {
+  const auto difference =
+      static_cast<int32_t>(number - static_cast<uint32_t>(near));
+  return near + static_cast<uint64_t>(int64_t{difference});
+}
+
 // A worker's; passes on to the one that takes its place.
 struct alignas(64) Claim {
   // The task that the worker has, or is about to remove from the ring; or 0.
@@ -96,6 +121,14 @@ struct alignas(64) Claim {
   // they have done.
   std::atomic<uint64_t> starts{0};
   std::atomic<uint64_t> done{0};
+  // Written by the pool's process: the task that is asked to stop, and the task
+  // for whose sake the worker is being killed; or 0.
+  std::atomic<uint64_t> asked_to_stop{0};
+  std::atomic<uint64_t> killed_for{0};
+  // If the task has a hard limit, for as long as that is watched: the limit,
+  // and when it ends (CLOCK_MONOTONIC); or 0.
+  std::atomic<int64_t> hard_limit_nanos{0};
+  std::atomic<int64_t> hard_deadline_nanos{0};
 };
 
 // What workers are told beside the tasks. Written by the pool's process, by one
@@ -148,7 +181,7 @@ struct TaskBoard {
   // removed that, and asks, too.
   bool BacklogIsDue() const { return notices->backlog() && !tasks.HasRecord(); }
   size_t max_input_size() const {
-    return tasks.max_record_size() - sizeof(TaskHeader);
+    return tasks.max_record_size() - sizeof(TaskHeader) - sizeof(LimitsHeader);
   }
   size_t max_result_size() const {
     return results.max_record_size() - sizeof(ResultHeader);

@@ -23,6 +23,17 @@ TEST_F(TaskBoardTest, TaskIsItsIndexAndItsNumberAndNeverZero) {
   }
 }
 
+TEST_F(TaskBoardTest, NumbersGoOnWhereTheRingBeginsAnew) {
+  constexpr uint64_t kAll = uint64_t{1} << 32;
+  for (const uint64_t near : {kAll / 2, kAll - 1, kAll, 5 * kAll + 7}) {
+    for (const int64_t distance : {-0x7fffffffl, -1l, 0l, 1l, 0x7fffffffl}) {
+      const uint64_t number = near + static_cast<uint64_t>(distance);
+      EXPECT_EQ(FullNumber(near, static_cast<uint32_t>(number)), number)
+          << near << " " << distance;
+    }
+  }
+}
+
 TEST_F(TaskBoardTest, MarkIsOfOneTaskOnly) {
   ASSERT_OK_AND_ASSIGN(const TaskBoard board, TaskBoard::Create(4096, 4096));
   Notices& notices = *board.notices;

@@ -12,9 +12,11 @@
 
 #include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
+#include "absl/time/time.h"
 #include "mp/base/check.h"
 #include "mp/base/errno_status.h"
 #include "mp/pool/initializer.h"
+#include "mp/pool/task_control.h"
 #include "mp/pool/worker.h"
 #include "mp/shm/liveness.h"
 
@@ -87,7 +89,7 @@ class ThreadExecutor::Output final : public TaskOutput {
 
 absl::StatusOr<std::unique_ptr<ThreadExecutor>> ThreadExecutor::Create(
     const ExecutorOptions& options) {
-  const auto max_input = MaxMessage(options.task_capacity_bytes, 16);
+  const auto max_input = MaxMessage(options.task_capacity_bytes, 32);
   if (!max_input.ok()) return max_input.status();
   const auto max_result = MaxMessage(options.result_capacity_bytes, 8);
   if (!max_result.ok()) return max_result.status();
@@ -141,8 +143,9 @@ absl::StatusOr<TaskId> ThreadExecutor::Submit(TaskFunction function,
                                               size_t size,
                                               TaskOutput::Encoder encode,
                                               std::shared_ptr<TaskSink> sink,
-                                              const TaskLimits& /*limits*/) {
+                                              const TaskLimits& limits) {
   if (size > max_input_size_) return InputTooLargeError(size, max_input_size_);
+  if (absl::Status status = CheckLimits(limits); !status.ok()) return status;
   if (IsForkedCopy()) return ForkedPoolError();
   TaskId id = 0;
   {
@@ -157,6 +160,7 @@ absl::StatusOr<TaskId> ThreadExecutor::Submit(TaskFunction function,
       return encoded;
     }
     task->sink = std::move(sink);
+    task->limits = limits;
     task->id = id = ++last_id_;
     queue_.push_back(std::move(task));
     queued_.store(queue_.size(), std::memory_order_release);
@@ -166,7 +170,7 @@ absl::StatusOr<TaskId> ThreadExecutor::Submit(TaskFunction function,
   return id;
 }
 
-bool ThreadExecutor::Cancel(TaskId id) {
+bool ThreadExecutor::Cancel(TaskId id, CancelMode mode) {
   if (IsForkedCopy()) return false;
   const std::lock_guard delivery(delivery_mutex_);
   std::shared_ptr<TaskSink> sink;
@@ -178,6 +182,7 @@ bool ThreadExecutor::Cancel(TaskId id) {
                            return task->id < sought;
                          });
     if (found == queue_.end() || (*found)->id != id || (*found)->cancelled) {
+      if (mode != CancelMode::kUnbegun) AskToStop(id);
       return false;
     }
     (*found)->cancelled = true;  // who comes to it, drops it
@@ -185,6 +190,14 @@ bool ThreadExecutor::Cancel(TaskId id) {
   }
   sink->Fail(TaskCancelledError());
   return true;
+}
+
+// If it runs. REQUIRES: mutex_ held.
+void ThreadExecutor::AskToStop(TaskId id) {
+  for (const std::shared_ptr<Task>& task : running_) {
+    if (task == nullptr || task->id != id) continue;
+    task->asked_to_stop.store(1, std::memory_order_relaxed);
+  }
 }
 
 bool ThreadExecutor::IsOpen() const {
@@ -261,6 +274,17 @@ std::shared_ptr<ThreadExecutor::Task> ThreadExecutor::NextTask(size_t index) {
 
 void ThreadExecutor::RunTask(Task& task) {
   Output output(*this, task);
+  TaskStop stop;
+  stop.asked = &task.asked_to_stop;
+  stop.task = 1;
+  const absl::Duration limit = std::min(task.limits.soft, task.limits.hard);
+  if (limit != absl::InfiniteDuration()) {
+    // If that is beyond the range of the clock, it never comes.
+    stop.soft_deadline_nanos =
+        absl::ToInt64Nanoseconds(absl::Nanoseconds(MonotonicNanos()) + limit);
+  }
+  SetThreadTaskStop(&stop);
+  const absl::Cleanup ended = [] { SetThreadTaskStop(nullptr); };
   try {
     task.function(task.input, output);
   } catch (...) {
@@ -306,7 +330,9 @@ void ThreadExecutor::FailAll(absl::Status failure) {
       queued_.store(0, std::memory_order_release);
       ending_.store(true, std::memory_order_release);
       for (const std::shared_ptr<Task>& task : running_) {
-        if (task != nullptr) tasks.push_back(task);
+        if (task == nullptr) continue;
+        task->asked_to_stop.store(1, std::memory_order_relaxed);
+        tasks.push_back(task);
       }
     }
     for (const std::shared_ptr<Task>& task : tasks) {

@@ -48,7 +48,7 @@ class ThreadExecutor final : public Executor {
                                 TaskOutput::Encoder encode,
                                 std::shared_ptr<TaskSink> sink,
                                 const TaskLimits& limits) override;
-  bool Cancel(TaskId id) override;
+  bool Cancel(TaskId id, CancelMode mode) override;
   size_t max_input_size() const override { return max_input_size_; }
   bool IsOpen() const override;
   int workers() const override { return options_.processes; }
@@ -57,7 +57,8 @@ class ThreadExecutor final : public Executor {
             absl::FunctionRef<bool()> doze) override;
   void Post(std::function<void()> callback) override;
   void Close() override;
-  // A task that runs fails at once; what it comes to is dropped.
+  // A task that runs fails at once, and is asked to stop; what it comes to is
+  // dropped.
   void Terminate() override;
   absl::Status Join(Deadline deadline) override;
 
@@ -69,7 +70,9 @@ class ThreadExecutor final : public Executor {
     std::vector<std::byte> input;
     std::shared_ptr<TaskSink> sink;  // null: has failed; see delivery_mutex_
     TaskId id;
-    bool cancelled = false;  // see mutex_
+    TaskLimits limits;
+    bool cancelled = false;                  // see mutex_
+    std::atomic<uint64_t> asked_to_stop{0};  // then 1
   };
   class Output;
 
@@ -82,6 +85,7 @@ class ThreadExecutor final : public Executor {
   bool WorkAsOne(size_t index);
   std::shared_ptr<Task> NextTask(size_t index);
   void RunTask(Task& task);
+  void AskToStop(TaskId id);
   void FailAll(absl::Status failure);
   void CallBack();
   bool IsForkedCopy() const;

@@ -21,6 +21,7 @@
 #include "mp/pool/executor.h"
 #include "mp/pool/executor_options.h"
 #include "mp/pool/process_executor.h"
+#include "mp/pool/task_control.h"
 #include "mp/process/process.h"
 #include "mp/testing/process_test.h"
 #include "mp/testing/status_matchers.h"
@@ -153,6 +154,22 @@ TEST_F(ThreadExecutorTest, EveryTaskEndsOnceWhenThreadsSubmitAndOneTerminates) {
       for (const auto& sink : mine) ASSERT_EQ(sink->ends, 1);
     }
   }
+}
+
+TEST_F(ThreadExecutorTest, TerminateAsksTasksThatRunToStop) {
+  ASSERT_OK_AND_ASSIGN(const auto executor, Create(1));
+  static std::atomic<bool> begun;
+  begun = false;
+  const auto sink =
+      Submit(*executor, [](std::span<const std::byte>, TaskOutput& output) {
+        begun = true;
+        while (!TaskStopRequested()) absl::SleepFor(absl::Milliseconds(1));
+        output.Finish(0, NoBytes);
+      });
+  while (!begun) absl::SleepFor(absl::Milliseconds(1));
+  executor->Terminate();
+  EXPECT_THAT(executor->Join(Deadline::Infinite()), IsOk());
+  EXPECT_EQ(sink->ends, 1);
 }
 
 TEST_F(ThreadExecutorTest, CallbacksPostedAtTheEndAreRun) {

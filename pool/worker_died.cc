@@ -29,10 +29,24 @@ std::string DescribeEnd(int exitcode) {
                         : absl::StrFormat("exited with code %d", exitcode);
 }
 
-absl::Status WorkerDiedError(std::string_view name, pid_t pid, int exitcode) {
-  absl::Status status = absl::AbortedError(
-      absl::StrFormat("worker died: %s (pid %d) %s while it ran this task",
-                      ToAbsl(name), pid, DescribeEnd(exitcode)));
+absl::Status HardLimitError(std::string_view name, pid_t pid,
+                            absl::Duration limit) {
+  return absl::DeadlineExceededError(absl::StrFormat(
+      "the task ran for longer than its limit of %s, and its worker was "
+      "killed: %s (pid %d)",
+      absl::FormatDuration(limit), ToAbsl(name), pid));
+}
+
+std::string DescribeLastWords(std::string_view words) {
+  return words.empty() ? std::string()
+                       : absl::StrFormat("; its last words: %s", ToAbsl(words));
+}
+
+absl::Status WorkerDiedError(std::string_view name, pid_t pid, int exitcode,
+                             std::string_view last_words) {
+  absl::Status status = absl::AbortedError(absl::StrFormat(
+      "worker died: %s (pid %d) %s while it ran this task%s", ToAbsl(name), pid,
+      DescribeEnd(exitcode), DescribeLastWords(last_words)));
   status.SetPayload(kPayload, absl::Cord("1"));
   return status;
 }

@@ -13,6 +13,8 @@
 #include "absl/base/optimization.h"
 #include "absl/cleanup/cleanup.h"
 #include "absl/status/statusor.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
 #include "mp/base/check.h"
 #include "mp/base/deadline.h"
 #include "mp/ipc/codec.h"
@@ -20,7 +22,8 @@
 #include "mp/pool/executor_options.h"
 #include "mp/pool/worker.h"
 #include "mp/process/process.h"
-#include "mp/shm/platform.h"
+#include "mp/shm/gate.h"
+#include "mp/shm/liveness.h"
 
 namespace mp::pool_internal {
 namespace {
@@ -30,8 +33,8 @@ using ipc_internal::RingResult;
 
 class WorkerOutput final : public TaskOutput {
  public:
-  WorkerOutput(TaskBoard& board, uint32_t index)
-      : board_(board), index_(index) {}
+  WorkerOutput(TaskBoard& board, ForeignCode& code, uint32_t index)
+      : board_(board), code_(code), index_(index) {}
 
   void Part(size_t size, Encoder encode) override {
     Put(ResultHeader::kPart, size, encode);
@@ -46,6 +49,10 @@ class WorkerOutput final : public TaskOutput {
     const size_t size = EncodedSize(error);
     Put(ResultHeader::kFail, size,
         [&](std::span<std::byte> out) { return Encode(error, out); });
+  }
+
+  absl::StatusOr<CodeAddress> FindCode(uint64_t address) override {
+    return code_.Find(address);
   }
 
   size_t max_size() const override { return board_.max_result_size(); }
@@ -84,6 +91,7 @@ class WorkerOutput final : public TaskOutput {
   }
 
   TaskBoard& board_;
+  ForeignCode& code_;
   const uint32_t index_;
   bool ended_ = false;
 };
@@ -94,8 +102,11 @@ class WorkerOutput final : public TaskOutput {
 struct WorkerLoop::Taken {
   uint64_t task = 0;
   TaskHeader header = {};
+  LimitsHeader limits;
   absl::Status read;  // its input, if OK
 };
+
+int RunWorker(WorkerPlan plan) { return WorkerLoop(std::move(plan)).Run(); }
 
 int WorkerLoop::Run() {
   // Ctrl-C is for the whole group of processes, but what becomes of the tasks
@@ -104,7 +115,11 @@ int WorkerLoop::Run() {
   // If the thread that this process was made in is a worker itself. Its object
   // is not destroyed: it is that thread's.
   SetWorkerName({});
-  new WorkerObject(std::exchange(CurrentWorkerObject(), {}));
+  SetThreadTaskStop(nullptr);
+  if (CurrentWorkerObject().type != nullptr) {
+    new WorkerObject(std::exchange(CurrentWorkerObject(), {}));
+  }
+  SpeakBeforeDying(plan_.last_words);
   Claim& claim = *plan_.claim;
   if (plan_.initializer) {
     absl::StatusOr<WorkerObject> object = plan_.initializer.Run();
@@ -115,6 +130,8 @@ int WorkerLoop::Run() {
     CurrentWorkerObject() = *std::move(object);
   }
   const absl::Cleanup destroy_object = [] { CurrentWorkerObject() = {}; };
+  SetProcessTaskStop(&stop_);
+  const absl::Cleanup no_more_tasks = [] { SetProcessTaskStop(nullptr); };
   claim.starts.fetch_add(1, std::memory_order_relaxed);
   for (int tasks = 0;
        plan_.maxtasksperchild == 0 || tasks < plan_.maxtasksperchild; ++tasks) {
@@ -132,42 +149,109 @@ int WorkerLoop::Run() {
 }
 
 RingResult WorkerLoop::Take(Taken& taken) {
-  return plan_.board.tasks.Get(
-      [&](std::span<const std::byte> bytes, uint32_t number) {
-        taken.header = ReadHeader<TaskHeader>(bytes);
-        try {
-          input_.assign(bytes.begin(), bytes.end());
-        } catch (...) {
-          // There is no memory for it. If the task stayed in the ring, that
-          // would be the end of one worker after the other.
-          taken.read = ExceptionError();
-        }
-        taken.task = PackTask(taken.header.index, number);
-        // Relaxed: Get's release of the new head, which follows, publishes it.
-        plan_.claim->task.store(taken.task, std::memory_order_relaxed);
-      },
-      Deadline::Infinite(), Ring::WatchOne{plan_.board.owner});
+  Claim& claim = *plan_.claim;
+  const auto use = [&](std::span<const std::byte> bytes, uint32_t number) {
+    // Behind the acquisition of the ring's lock, which followed the end of the
+    // claim: pairs with the fence of who kills.
+    FenceBeforeNotifyAfterRmw();
+    if (ABSL_PREDICT_FALSE(claim.killed_for.load(std::memory_order_relaxed) !=
+                           0)) {
+      return false;
+    }
+    taken.header = ReadHeader<TaskHeader>(bytes);
+    if (ABSL_PREDICT_FALSE(taken.header.has_limits != 0)) {
+      taken.limits = ReadHeader<LimitsHeader>(bytes);
+    }
+    try {
+      input_.assign(bytes.begin(), bytes.end());
+    } catch (...) {
+      // There is no memory for it. If the task stayed in the ring, that would
+      // be the end of one worker after the other.
+      taken.read = ExceptionError();
+    }
+    taken.task = PackTask(taken.header.index, number);
+    // Relaxed: Get's release of the new head, which follows, publishes it.
+    claim.task.store(taken.task, std::memory_order_relaxed);
+    return true;
+  };
+  for (;;) {
+    const RingResult result = plan_.board.tasks.Get(
+        use, Deadline::Infinite(), Ring::WatchOne{plan_.board.owner});
+    if (ABSL_PREDICT_TRUE(result != RingResult::kAborted)) return result;
+    AwaitVerdict();
+  }
+}
+
+// The pool's process is about to kill this one, or to see that it is too late
+// for that.
+void WorkerLoop::AwaitVerdict() {
+  while (plan_.claim->killed_for.load(std::memory_order_acquire) != 0) {
+    if (Liveness::IsDead(plan_.board.owner)) Exit(EXIT_FAILURE);
+    absl::SleepFor(absl::Microseconds(50));
+  }
 }
 
 void WorkerLoop::Do(const Taken& taken) {
   TaskBoard& board = plan_.board;
-  WorkerOutput output(board, taken.header.index);
+  WorkerOutput output(board, code_, taken.header.index);
   // Behind the release of the ring's lock: pairs with the fences of who cancels
   // and who submits.
   FenceBeforeNotifyAfterRmw();
   if (ABSL_PREDICT_FALSE(board.BacklogIsDue())) board.results.WakeConsumer();
-  if (ABSL_PREDICT_FALSE(board.notices->IsMarked(taken.task))) {
-    output.Fail(TaskCancelledError());
-  } else if (ABSL_PREDICT_FALSE(!taken.read.ok())) {
-    output.Fail(taken.read);
-  } else {
-    try {
-      taken.header.function(input_, output);
-    } catch (...) {
-      output.Fail(ExceptionError());
-    }
-  }
+  const absl::Status error = Call(taken, output);
+  if (ABSL_PREDICT_FALSE(!error.ok())) output.Fail(error);
   MP_CHECK(output.ended()) << "a task without an end";
+}
+
+// Returns what the task fails with if it has not come to an end itself.
+absl::Status WorkerLoop::Call(const Taken& taken, TaskOutput& output) {
+  if (ABSL_PREDICT_FALSE(plan_.board.notices->IsMarked(taken.task))) {
+    return TaskCancelledError();
+  }
+  if (ABSL_PREDICT_FALSE(!taken.read.ok())) return taken.read;
+  const absl::StatusOr<CodeAddress> function =
+      code_.Find(taken.header.function);
+  if (ABSL_PREDICT_FALSE(!function.ok())) return function.status();
+
+  const bool has_limits = taken.header.has_limits != 0;
+  absl::Status error;
+  if (ABSL_PREDICT_FALSE(has_limits)) error = BeginLimits(taken.limits);
+  if (ABSL_PREDICT_TRUE(error.ok())) {
+    stop_.task.store(taken.task, std::memory_order_relaxed);
+    try {
+      const auto run = reinterpret_cast<TaskFunction>(function.value());
+      run(input_, output);
+    } catch (...) {
+      error = ExceptionError();
+    }
+    stop_.task.store(0, std::memory_order_relaxed);
+  }
+  if (ABSL_PREDICT_FALSE(has_limits)) EndLimits();
+  return error;
+}
+
+absl::Status WorkerLoop::BeginLimits(const LimitsHeader& limits) {
+  const int64_t now = MonotonicNanos();
+  const auto after = [now](int64_t nanos) {
+    return nanos < LimitsHeader::kNone - now ? now + nanos
+                                             : LimitsHeader::kNone;
+  };
+  stop_.soft_deadline_nanos.store(after(limits.soft),
+                                  std::memory_order_relaxed);
+  const int64_t hard_deadline = after(limits.hard);
+  if (hard_deadline == LimitsHeader::kNone) return absl::OkStatus();
+  Claim& claim = *plan_.claim;
+  claim.hard_limit_nanos.store(limits.hard, std::memory_order_relaxed);
+  // Release: for who sees it when this process is dead.
+  claim.hard_deadline_nanos.store(hard_deadline, std::memory_order_release);
+  return kill_timer_.Arm(hard_deadline);
+}
+
+void WorkerLoop::EndLimits() {
+  kill_timer_.Disarm();
+  plan_.claim->hard_deadline_nanos.store(0, std::memory_order_relaxed);
+  stop_.soft_deadline_nanos.store(LimitsHeader::kNone,
+                                  std::memory_order_relaxed);
 }
 
 void WorkerLoop::ReportFailedInitializer(const absl::Status& error) {
@@ -191,3 +275,49 @@ void WorkerLoop::ReportFailedInitializer(const absl::Status& error) {
 }
 
 }  // namespace mp::pool_internal
+
+namespace mp {
+namespace {
+
+using ipc_internal::Ring;
+using pool_internal::Claim;
+using pool_internal::LastWords;
+using pool_internal::Notices;
+using pool_internal::WorkerPlan;
+
+// Calls `f` with everything that travels, in the order of Read().
+template <class F>
+auto WithParts(const WorkerPlan& plan, F f) {
+  return f(plan.board.tasks, plan.board.results, plan.board.notices,
+           plan.board.owner, plan.claim, plan.last_words, plan.initializer,
+           plan.maxtasksperchild, plan.code);
+}
+
+}  // namespace
+
+size_t Codec<WorkerPlan>::Size(const WorkerPlan& plan) {
+  return WithParts(plan, [](const auto&... parts) {
+    return (size_t{0} + ... + EncodedSize(parts));
+  });
+}
+
+void Codec<WorkerPlan>::Write(const WorkerPlan& plan, Writer& writer) {
+  WithParts(plan,
+            [&writer](const auto&... parts) { (writer.Write(parts), ...); });
+}
+
+WorkerPlan Codec<WorkerPlan>::Read(Reader& reader) {
+  // Braces: from the first to the last.
+  return WorkerPlan{
+      .board = {.tasks = reader.Read<Ring>(),
+                .results = reader.Read<Ring>(),
+                .notices = reader.Read<std::shared_ptr<Notices>>(),
+                .owner = reader.Read<Token>()},
+      .claim = reader.Read<std::shared_ptr<Claim>>(),
+      .last_words = reader.Read<std::shared_ptr<LastWords>>(),
+      .initializer = reader.Read<Initializer>(),
+      .maxtasksperchild = reader.Read<int>(),
+      .code = reader.Read<std::vector<CodeRange>>()};
+}
+
+}  // namespace mp

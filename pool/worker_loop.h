@@ -8,12 +8,19 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
+#include "mp/base/code_place.h"
+#include "mp/ipc/codec.h"
 #include "mp/ipc/ring.h"
+#include "mp/pool/executor.h"
 #include "mp/pool/initializer.h"
+#include "mp/pool/kill_timer.h"
+#include "mp/pool/last_words.h"
 #include "mp/pool/task_board.h"
+#include "mp/pool/task_control.h"
 
 namespace mp::pool_internal {
 
@@ -21,13 +28,22 @@ namespace mp::pool_internal {
 struct WorkerPlan {
   TaskBoard board;
   std::shared_ptr<Claim> claim;
+  std::shared_ptr<LastWords> last_words;
   Initializer initializer;
   int maxtasksperchild = 0;  // 0: without limit
+  // Of the pool's process, unless the worker is a fork of it.
+  std::vector<CodeRange> code;
 };
+
+// The target of a worker's process.
+int RunWorker(WorkerPlan plan);
 
 class WorkerLoop {
  public:
-  explicit WorkerLoop(WorkerPlan plan) : plan_(std::move(plan)) {}
+  explicit WorkerLoop(WorkerPlan plan)
+      : plan_(std::move(plan)), code_(std::move(plan_.code)) {
+    stop_.asked = &plan_.claim->asked_to_stop;
+  }
 
   // Returns the exit code: of success if the pool is closed, or after
   // `maxtasksperchild` tasks; of failure if the initializer failed, or the
@@ -39,12 +55,27 @@ class WorkerLoop {
 
   void ReportFailedInitializer(const absl::Status& error);
   ipc_internal::RingResult Take(Taken& taken);
+  void AwaitVerdict();
   void Do(const Taken& taken);
+  absl::Status Call(const Taken& taken, TaskOutput& output);
+  absl::Status BeginLimits(const LimitsHeader& limits);
+  void EndLimits();
 
   WorkerPlan plan_;
+  ForeignCode code_;
   std::vector<std::byte> input_;  // of the task that runs
+  TaskStop stop_;
+  KillTimer kill_timer_;
 };
 
 }  // namespace mp::pool_internal
+
+// For a worker that is started afresh.
+template <>
+struct mp::Codec<mp::pool_internal::WorkerPlan> {
+  static size_t Size(const pool_internal::WorkerPlan& plan);
+  static void Write(const pool_internal::WorkerPlan& plan, Writer& writer);
+  static pool_internal::WorkerPlan Read(Reader& reader);
+};
 
 #endif  // MP_POOL_WORKER_LOOP_H_

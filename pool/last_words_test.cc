@@ -9,6 +9,7 @@
 #include <memory>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/base/attributes.h"
 #include "absl/status/status.h"
@@ -151,7 +152,10 @@ TEST_F(LastWordsTest, WorkerThatIsKilledSaysNothing) {
     });
     begun.Wait();
     begun.Clear();
-    kill(pool.pids().front(), signal);
+    // The task may have begun before the pool has come to count its worker.
+    std::vector<pid_t> pids;
+    while ((pids = pool.pids()).empty()) absl::SleepFor(absl::Milliseconds(1));
+    kill(pids.front(), signal);
     EXPECT_THAT(task.Get().message(), AllOf(HasSubstr(sigabbrev_np(signal)),
                                             Not(HasSubstr("last words"))));
   }

@@ -209,8 +209,11 @@ absl::Status ProcessExecutor::StartWorker(size_t index) {
   Worker& worker = workers_[index];
   worker.process = std::move(process);
   worker.running = true;
-  // Terminate may have come before this worker was there to be killed.
-  if (state_ == State::kTerminated) worker.process.Kill().IgnoreError();
+  // Somebody may have wanted to kill it before it was there to be killed.
+  if (state_ == State::kTerminated ||
+      worker.claim->killed_for.load(std::memory_order_relaxed) != 0) {
+    worker.process.Kill().IgnoreError();
+  }
   return absl::OkStatus();
 }
 
@@ -486,15 +489,14 @@ bool ProcessExecutor::KillWorkerOf(uint32_t index) {
   const uint64_t task = TaskOf(index);
   for (Worker& worker : workers_) {
     Claim& claim = *worker.claim;
-    if (!worker.running || claim.task.load(std::memory_order_relaxed) != task) {
-      continue;
-    }
+    if (claim.task.load(std::memory_order_relaxed) != task) continue;
     claim.killed_for.store(task, std::memory_order_relaxed);
     std::atomic_thread_fence(std::memory_order_seq_cst);
     if (claim.task.load(std::memory_order_acquire) == task) {
       pending.marked = board_.notices->Mark(task);
+      // A worker that is only just being started is killed by StartWorker().
       if ((pending.marked || IsRemoved(pending, board_.tasks.gotten())) &&
-          worker.process.Kill().ok()) {
+          (!worker.running || worker.process.Kill().ok())) {
         return true;
       }
       if (pending.marked) board_.notices->Unmark(task);

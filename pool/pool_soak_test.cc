@@ -45,10 +45,11 @@ class PoolSoakTest : public mp::testing::ProcessTest {
         footprint.mappings);
   }
 
+  static void RunStorm(bool retry);
   static void RunStream(size_t chunksize);
 };
 
-TEST_F(PoolSoakTest, MillionTasksAndADeathEveryFiveMilliseconds) {
+void PoolSoakTest::RunStorm(bool retry) {
   constexpr int64_t kTasks = 1'000'000;
   const uint32_t seed = std::random_device()();
   SCOPED_TRACE(::testing::Message() << "seed " << seed);
@@ -57,8 +58,9 @@ TEST_F(PoolSoakTest, MillionTasksAndADeathEveryFiveMilliseconds) {
                 [](std::minstd_rand&) { return absl::Milliseconds(5); });
   std::optional<Footprint> before;
   StormReport report;
+  PoolCalls calls = pool.With({.retries = retry ? 1000 : 0});
   StormOnTasks(
-      pool, seed + 1, /*cancel_each=*/100,
+      calls, seed + 1, /*cancel_each=*/100,
       [&](int64_t tasks) {
         if (!before.has_value() && tasks > kTasks / 10) {
           before = Footprint::Now();
@@ -78,10 +80,17 @@ TEST_F(PoolSoakTest, MillionTasksAndADeathEveryFiveMilliseconds) {
       "lost and submitted again\n",
       static_cast<long>(report.done), static_cast<long>(report.cancelled),
       killer.kills(), static_cast<long>(report.lost));
-  EXPECT_LE(report.lost, killer.kills());
-  EXPECT_GT(report.lost, 0);
+  EXPECT_LE(report.lost, retry ? 0 : killer.kills());
+  EXPECT_EQ(report.lost == 0, retry);
   pool.Close();
   EXPECT_THAT(pool.Join(), IsOk());
+}
+
+TEST_F(PoolSoakTest, MillionTasksAndADeathEveryFiveMilliseconds) {
+  RunStorm(/*retry=*/false);
+}
+TEST_F(PoolSoakTest, MillionRetriedTasksAndADeathEveryFiveMilliseconds) {
+  RunStorm(/*retry=*/true);
 }
 
 void PoolSoakTest::RunStream(size_t chunksize) {

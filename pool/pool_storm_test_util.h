@@ -135,9 +135,10 @@ struct StormReport {
 // Submits tasks to a pool whose workers are killed, so that a thousand of them
 // are under way, for as long as `more(tasks)`. Each must have one outcome, and
 // the right one. Cancels one of `cancel_each` tasks.
-inline void StormOnTasks(Pool& pool, uint32_t seed, uint32_t cancel_each,
-                         const std::function<bool(int64_t)>& more,
-                         StormReport& report) {
+template <class Calls>  // a pool, or PoolCalls
+void StormOnTasks(Calls& pool, uint32_t seed, uint32_t cancel_each,
+                  const std::function<bool(int64_t)>& more,
+                  StormReport& report) {
   const std::string text(50, 'm');
   struct Task {
     uint64_t input;

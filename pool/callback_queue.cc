@@ -2,9 +2,16 @@
 
 #include <iostream>
 
+#include "absl/cleanup/cleanup.h"
 #include "mp/base/exception.h"
 
 namespace mp::pool_internal {
+namespace {
+
+// Whose callback the calling thread runs.
+thread_local const CallbackQueue* running_callback_of = nullptr;
+
+}  // namespace
 
 void CallbackQueue::Add(std::function<void()> callback) {
   const std::lock_guard lock(mutex_);
@@ -24,6 +31,10 @@ void CallbackQueue::RunAll() {
       callback = std::move(callbacks_.front());
       callbacks_.pop_front();
     }
+    const absl::Cleanup restore =
+        [before = std::exchange(running_callback_of, this)] {
+          running_callback_of = before;
+        };
     try {
       callback();
     } catch (...) {
@@ -45,6 +56,10 @@ void CallbackQueue::End() {
 
 absl::Status CallbackQueue::WaitForEnd(Deadline deadline) {
   const auto has_ended = [this] { return ended(); };
+  if (running_callback_of == this && !ended()) {
+    return absl::FailedPreconditionError(
+        "a callback of a pool waits for the pool's end, which waits for it");
+  }
   if (end_gate_.Wait(end_spin_, has_ended, deadline)) return absl::OkStatus();
   return absl::DeadlineExceededError("the pool's workers have not ended");
 }

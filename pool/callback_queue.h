@@ -47,6 +47,7 @@ class CallbackQueue {
   void End();
   bool ended() const { return ended_.load(std::memory_order_acquire); }
   // DeadlineExceeded if the thread has not come to its end by then.
+  // FailedPrecondition if it never will, as a callback waits for it.
   absl::Status WaitForEnd(Deadline deadline);
 
  private:

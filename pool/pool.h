@@ -30,9 +30,10 @@
 // Workers are started when the pool is made, and again when one has died; by
 // default they are forked, and see the program's memory as it was then. They
 // are daemonic: they get SIGKILL when the pool is terminated, and when its
-// process has ended in whatever way. They may not start processes. All of them
-// take tasks from one queue in shared memory, so no task waits behind a slow
-// one while a worker is idle.
+// process has ended in whatever way. They may not start processes. They ignore
+// SIGINT: Ctrl-C is for the program, which ends, and they with it, or does
+// something better about its tasks. All of them take tasks from one queue in
+// shared memory, so no task waits behind a slow one while a worker is idle.
 //
 // Start methods. PoolOptions::start_method has workers started afresh (spawn,
 // forkserver), for programs that have threads when they make a pool, or much
@@ -135,9 +136,10 @@ class Pool : public PoolCalls {
   // Kills the workers at once, whatever they do. Tasks that have not ended fail
   // with Cancelled.
   void Terminate();
-  // After Close() or Terminate(): waits until the workers have ended and all
-  // results are delivered. FailedPrecondition before; DeadlineExceeded if that
-  // takes longer than `timeout`.
+  // After Close() or Terminate(): waits until the workers have ended, and all
+  // results are delivered and callbacks have returned. FailedPrecondition
+  // before, and in callbacks; DeadlineExceeded if that takes longer than
+  // `timeout`.
   absl::Status Join(absl::Duration timeout = absl::InfiniteDuration());
 
   int processes() const;

@@ -1,8 +1,8 @@
 // What can go wrong × where it goes wrong: the right caller gets the right
 // error, nothing else is harmed, and the pool is as good as before.
 //
-// The initializer's faults are in initializer_test.cc, those of callbacks in
-// async_result_test.cc.
+// Of the faults that end the pool's own process, pool_end_test.cc has what
+// becomes of its workers, and what callbacks do.
 
 #include <signal.h>
 #include <unistd.h>
@@ -20,7 +20,10 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "mp/ipc/codec.h"
+#include "mp/ipc/queue.h"
+#include "mp/pool/initializer.h"
 #include "mp/pool/pool.h"
+#include "mp/sync/event.h"
 #include "mp/testing/process_test.h"
 #include "mp/testing/status_matchers.h"
 
@@ -109,6 +112,29 @@ using ::testing::HasSubstr;
 
 int Square(int x) { return x * x; }
 
+// Whether a status says what a fault is to be reported as.
+void ExpectErrorOf(Fault fault, const absl::Status& status) {
+  switch (fault) {
+    case kError:
+      EXPECT_THAT(status,
+                  StatusIs(absl::StatusCode::kDataLoss, HasSubstr("trap")));
+      return;
+    case kThrow:
+      EXPECT_THAT(status, StatusIs(absl::StatusCode::kUnknown,
+                                   HasSubstr("std::runtime_error: trap")));
+      return;
+    case kExit:
+      EXPECT_THAT(status.message(), HasSubstr("exited with code 3"));
+      return;
+    case kCrash:
+      EXPECT_THAT(status.message(), HasSubstr("SIGABRT"));
+      return;
+    case kKill:
+      EXPECT_THAT(status.message(), HasSubstr("SIGKILL"));
+      return;
+  }
+}
+
 class PoolFaultTest : public mp::testing::ProcessTest,
                       public ::testing::WithParamInterface<
                           std::tuple<PoolWorkers, Fault, Place>> {
@@ -118,25 +144,8 @@ class PoolFaultTest : public mp::testing::ProcessTest,
   }
 
   void ExpectRightError(const absl::Status& status) const {
-    switch (fault_) {
-      case kError:
-        EXPECT_THAT(status, StatusIs(absl::StatusCode::kDataLoss, "trap"));
-        return;
-      case kThrow:
-        EXPECT_THAT(status, StatusIs(absl::StatusCode::kUnknown,
-                                     HasSubstr("std::runtime_error: trap")));
-        return;
-      case kExit:
-        EXPECT_THAT(status.message(), HasSubstr("exited with code 3"));
-        break;
-      case kCrash:
-        EXPECT_THAT(status.message(), HasSubstr("SIGABRT"));
-        break;
-      case kKill:
-        EXPECT_THAT(status.message(), HasSubstr("SIGKILL"));
-        break;
-    }
-    EXPECT_TRUE(IsWorkerDied(status)) << status;
+    ExpectErrorOf(fault_, status);
+    EXPECT_EQ(IsWorkerDied(status), fault_ > kThrow) << status;
   }
 
   // Calls `with_trap()`, while innocent tasks are under way. What the argument
@@ -213,6 +222,75 @@ INSTANTIATE_TEST_SUITE_P(
                        ::testing::Values(kArgumentEncode, kArgumentDecode,
                                          kFunction, kResultEncode,
                                          kResultDecode)));
+
+// ---- in the initializer, which is the end of its pool ----
+
+class PoolInitializerFaultTest
+    : public mp::testing::ProcessTest,
+      public ::testing::WithParamInterface<std::tuple<PoolWorkers, Fault>> {};
+
+absl::Status SpringTrap(Event armed, Fault fault, Queue<int> started) {
+  if (!armed.IsSet()) return started.Put(1);
+  GoOff(fault);
+  return absl::DataLossError("trap");
+}
+
+// In the first workers, and in one that takes the place of another.
+TEST_P(PoolInitializerFaultTest, HitsItsPoolOnly) {
+  const auto [workers, fault] = GetParam();
+  for (const bool at_once : {true, false}) {
+    if (!at_once && workers == PoolWorkers::kThreads) continue;
+    Pool other({.processes = 2, .workers = workers});
+    std::vector<AsyncResult<int>> innocent;
+    const auto submit = [&] {
+      for (int i = 0; i < 20; ++i) {
+        innocent.push_back(other.ApplyAsync(Square, i));
+      }
+    };
+    submit();
+    Event armed;
+    if (at_once) armed.Set();
+    Queue<int> started;
+    Pool pool({.processes = 2,
+               .initializer = Initializer(SpringTrap, armed, fault, started),
+               .workers = workers});
+    if (!at_once) {
+      for (int i = 0; i < 2; ++i) EXPECT_THAT(started.Get(), IsOkAndHolds(1));
+      const AsyncResult<void> under_way = pool.ApplyAsync([] { pause(); });
+      armed.Set();
+      EXPECT_TRUE(IsWorkerDied(pool.Apply([] { raise(SIGKILL); })));
+      ExpectErrorOf(fault, under_way.Get());
+    }
+    submit();
+    absl::Status error = pool.Apply(Square, 3).status();
+    ExpectErrorOf(fault, error);
+    EXPECT_THAT(error.message(), HasSubstr("initializer failed"));
+    EXPECT_FALSE(IsWorkerDied(error));
+    EXPECT_FALSE(pool.Map(Square, std::vector<int>{1, 2}).ok());
+    EXPECT_THAT(pool.Join(), IsOk());
+    submit();
+    for (int i = 0; i < 60; ++i) {
+      EXPECT_THAT(innocent[static_cast<size_t>(i)].Get(),
+                  IsOkAndHolds(Square(i % 20)));
+    }
+    // And the next one.
+    armed.Clear();
+    Pool good({.processes = 2,
+               .initializer = Initializer(SpringTrap, armed, fault, started),
+               .workers = workers});
+    EXPECT_THAT(good.Apply(Square, 3), IsOkAndHolds(9));
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    InProcesses, PoolInitializerFaultTest,
+    ::testing::Combine(::testing::Values(PoolWorkers::kProcesses),
+                       ::testing::Values(kError, kThrow, kExit, kCrash,
+                                         kKill)));
+INSTANTIATE_TEST_SUITE_P(
+    InThreads, PoolInitializerFaultTest,
+    ::testing::Combine(::testing::Values(PoolWorkers::kThreads),
+                       ::testing::Values(kError, kThrow)));
 
 }  // namespace
 }  // namespace mp

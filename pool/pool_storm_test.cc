@@ -1,75 +1,38 @@
 // A pool under fire: random workers are killed at random moments while tasks
 // run. Every task must have exactly one outcome, and it must be the right one.
 
-#include <signal.h>
-
-#include <atomic>
 #include <cstdint>
-#include <deque>
+#include <optional>
 #include <random>
 #include <string>
-#include <thread>
 #include <utility>
 #include <vector>
 
-#include "absl/status/status.h"
-#include "absl/status/statusor.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "gtest/gtest.h"
 #include "mp/pool/generated_range_test_util.h"
 #include "mp/pool/pool.h"
+#include "mp/pool/pool_storm_test_util.h"
 #include "mp/testing/process_test.h"
+#include "mp/testing/sanitizers.h"
 #include "mp/testing/status_matchers.h"
 
 namespace mp {
 namespace {
 
+using ::mp::pool_internal::Footprint;
+using ::mp::pool_internal::Killer;
+using ::mp::pool_internal::Mix;
+using ::mp::pool_internal::StormOnTasks;
+using ::mp::pool_internal::StormReport;
 using ::mp::testing::IsOk;
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-constexpr int kKills = 100;  // a fork is slow there
-#else
-constexpr int kKills = 1000;
-#endif
+// A fork is slow with sanitizers, which keep memory that was given back.
+constexpr int kKills = mp::testing::kSanitized ? 100 : 1000;
+constexpr long kFlatKib = mp::testing::kSanitized ? 1 << 20 : 2048;
 
 class PoolStormTest : public mp::testing::ProcessTest {};
-
-// Deterministic, and long enough to be hit: some microseconds.
-uint64_t Mix(uint64_t seed, const std::string& text) {
-  for (int round = 0; round < 100; ++round) {
-    for (const char c : text) {
-      seed = (seed ^ static_cast<unsigned char>(c)) * 0x100000001b3;
-    }
-  }
-  return seed;
-}
-
-// Kills random workers of a pool, at random moments.
-class Killer {
- public:
-  Killer(const Pool& pool, uint32_t seed, int count)
-      : thread_([this, &pool, seed, count] {
-          std::minstd_rand random(seed);
-          for (int kills = 0; kills < count;) {
-            const std::vector<pid_t> pids = pool.pids();
-            // Not through the pool: it must not know what is coming.
-            if (!pids.empty() &&
-                kill(pids[random() % pids.size()], SIGKILL) == 0) {
-              ++kills;
-            }
-            absl::SleepFor(absl::Microseconds(random() % 4000));
-          }
-          killing_ = false;
-        }) {}
-  ~Killer() { thread_.join(); }
-
-  bool killing() const { return killing_; }
-
- private:
-  std::atomic<bool> killing_{true};
-  std::thread thread_;
-};
 
 TEST_F(PoolStormTest, EveryTaskHasOneRightOutcome) {
   const uint32_t seed = std::random_device()();
@@ -77,58 +40,27 @@ TEST_F(PoolStormTest, EveryTaskHasOneRightOutcome) {
   Pool pool({.processes = 4, .task_capacity_bytes = 16 << 10});
 
   const Killer killer(pool, seed, kKills);
-
-  const std::string text(50, 'm');
-  struct Task {
-    uint64_t input;
-    AsyncResult<uint64_t> result;
-    bool taken_back;
-  };
-  std::deque<Task> under_way;
-  int64_t done = 0;
-  int64_t lost = 0;
-  int64_t cancelled = 0;
-  const auto check_oldest = [&] {
-    const Task task = std::move(under_way.front());
-    under_way.pop_front();
-    const absl::StatusOr<uint64_t> value = task.result.Get();
-    if (value.ok()) {
-      ASSERT_FALSE(task.taken_back);
-      ASSERT_EQ(*value, Mix(task.input, text));
-      ++done;
-    } else if (absl::IsCancelled(value.status())) {
-      ++cancelled;
-    } else {
-      ASSERT_FALSE(task.taken_back);
-      ASSERT_TRUE(IsWorkerDied(value.status())) << value.status();
-      // The same task again, as a user would.
-      under_way.push_back(
-          {task.input, pool.ApplyAsync(Mix, task.input, text), false});
-      ++lost;
-    }
-  };
-  std::minstd_rand random(seed + 1);
-  uint64_t next = 0;
-  while (killer.killing()) {
-    while (under_way.size() < 1000) {
-      under_way.push_back({next, pool.ApplyAsync(Mix, next, text), false});
-      ++next;
-    }
-    if (random() % 4 == 0) {
-      Task& task = under_way[random() % under_way.size()];
-      task.taken_back |= task.result.Cancel();
-    }
-    check_oldest();
-    if (HasFatalFailure()) break;
-  }
-  while (!under_way.empty() && !HasFatalFailure()) check_oldest();
-  EXPECT_EQ(done + cancelled, static_cast<int64_t>(next));
+  std::optional<Footprint> before;
+  StormReport report;
+  StormOnTasks(
+      pool, seed + 1, /*cancel_each=*/4,
+      [&](int64_t) {
+        if (!before.has_value() && killer.kills() > kKills / 5) {
+          before = Footprint::Now();
+        }
+        return killer.killing();
+      },
+      report);
+  ASSERT_FALSE(HasFatalFailure());
   // A worker has one task at a time to take with it.
-  EXPECT_LE(lost, kKills);
+  EXPECT_LE(report.lost, kKills);
+  ASSERT_TRUE(before.has_value());
+  while (pool.pids().size() < 4) absl::SleepFor(absl::Milliseconds(1));
+  Footprint::Now().ExpectFlatSince(*before, kFlatKib);
   pool.Close();
   EXPECT_THAT(pool.Join(), IsOk());
-  RecordProperty("tasks", std::to_string(done));
-  RecordProperty("lost_and_repeated", std::to_string(lost));
+  RecordProperty("tasks", std::to_string(report.done));
+  RecordProperty("lost_and_repeated", std::to_string(report.lost));
 }
 
 uint64_t MixNumber(uint64_t n) { return Mix(n, "stream"); }

@@ -1,5 +1,7 @@
 #include "mp/pool/worker_loop.h"
 
+#include <signal.h>
+
 #include <algorithm>
 #include <atomic>
 #include <cstdlib>
@@ -107,6 +109,9 @@ struct WorkerLoop::Taken {
 int RunWorker(WorkerPlan plan) { return WorkerLoop(std::move(plan)).Run(); }
 
 int WorkerLoop::Run() {
+  // Ctrl-C is for the whole group of processes, but what becomes of the tasks
+  // is for the pool's process to say, with which the workers end in any case.
+  signal(SIGINT, SIG_IGN);
   // If the thread that this process was made in is a worker itself. Its object
   // is not destroyed: it is that thread's.
   SetWorkerName({});

@@ -1,14 +1,12 @@
 #include "mp/testing/kill_stepper.h"
 
 #include <dlfcn.h>
-#include <elf.h>
 #include <errno.h>
 #include <signal.h>
 #include <stddef.h>
 #include <string.h>
 #include <sys/ptrace.h>
 #include <sys/syscall.h>
-#include <sys/uio.h>
 #include <sys/user.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -17,6 +15,7 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
+#include <memory>
 #include <set>
 #include <string>
 #include <unordered_map>
@@ -34,6 +33,7 @@
 #include "mp/testing/child.h"
 #include "mp/testing/proc_info.h"
 #include "mp/testing/shared_page.h"
+#include "mp/testing/victim.h"
 
 namespace mp::testing_internal {
 namespace {
@@ -77,19 +77,6 @@ bool SetBreakpoint(pid_t, uintptr_t) { return false; }
 void ClearBreakpoint(pid_t) {}
 #endif
 
-uintptr_t InstructionPointer(pid_t pid) {
-  user_regs_struct registers = {};
-  iovec out = {.iov_base = &registers, .iov_len = sizeof(registers)};
-  ptrace(PTRACE_GETREGSET, pid, reinterpret_cast<void*>(NT_PRSTATUS), &out);
-#if defined(__x86_64__)
-  return registers.rip;
-#elif defined(__aarch64__)
-  return registers.pc;
-#else
-#error "the kill stepper knows x86-64 and AArch64"
-#endif
-}
-
 // Blocks SIGCHLD while it exists, so that a stop of the child can be awaited
 // with a timeout.
 class BlockSigchld {
@@ -114,16 +101,9 @@ class BlockSigchld {
   sigset_t before_;
 };
 
-// A traced child that executes the operation, from fork to death.
-class Tracee {
+// A child that executes the operation, from fork to death.
+class Tracee final : public Victim {
  public:
-  enum class Event {
-    kStopped,  // after one instruction, or at the breakpoint
-    kAsleep,   // still in the system call
-    kDone,     // the operation has completed
-    kFailed,   // see error()
-  };
-
   Tracee(const KillSteps& steps, Control* control)
       : steps_(steps), control_(control) {
     control_->phase = Control::kSetup;
@@ -133,13 +113,12 @@ class Tracee {
   }
   Tracee(const Tracee&) = delete;
   Tracee& operator=(const Tracee&) = delete;
-  ~Tracee() { Kill(); }
+  ~Tracee() override { Kill(); }
 
-  pid_t pid() const { return pid_; }
-  const absl::Status& error() const { return error_; }
+  pid_t pid() const override { return pid_; }
 
   // Waits for the beginning of the operation.
-  bool Begin() {
+  bool Begin() override {
     int status = 0;
     while (waitpid(pid_, &status, 0) < 0) {
       MP_PCHECK(errno == EINTR) << "waitpid";
@@ -160,11 +139,10 @@ class Tracee {
     return true;
   }
 
-  Event Step() { return Resume(PTRACE_SINGLESTEP); }
-  Event Continue() { return Resume(PTRACE_CONT); }
+  Event Step() override { return Resume(PTRACE_SINGLESTEP); }
+  Event Continue() override { return Resume(PTRACE_CONT); }
 
-  // After kAsleep: calls unblock() and waits for what the resumed child does.
-  Event Unblock() {
+  Event Unblock() override {
     steps_.unblock();
     const Event event = Await(steps_.stranded_after);
     if (event != Event::kAsleep) return event;
@@ -174,11 +152,8 @@ class Tracee {
     return Event::kFailed;
   }
 
-  // The next instruction; 0 unless it is stopped.
-  uintptr_t address() const { return InstructionPointer(pid_); }
-
-  // SIGKILL, at this very instruction, and reaps it.
-  void Kill() {
+  // And reaps it.
+  void Kill() override {
     if (std::exchange(reaped_, true)) return;
     kill(pid_, SIGKILL);
     int status = 0;
@@ -281,7 +256,6 @@ class Tracee {
   pid_t pid_ = 0;
   bool reaped_ = false;
   int signal_ = 0;
-  absl::Status error_;
 };
 
 // A run that nobody interrupted.
@@ -331,7 +305,7 @@ class Stepper {
   }
 
  private:
-  using Event = Tracee::Event;
+  using Event = Victim::Event;
   using State = KillPoint::State;
 
   // Strides, but not over a sleep.
@@ -341,11 +315,17 @@ class Stepper {
     return sleep == trace_.sleeps.end() ? next : std::min(next, *sleep);
   }
 
+  std::unique_ptr<Victim> NewVictim() const {
+    if (steps_.victim) return FindVictim(steps_);
+    return std::make_unique<Tracee>(steps_, control_.get());
+  }
+
   // Traces the operation from its beginning to its end.
   absl::Status RunWhole() {
     trace_ = Trace();
     if (steps_.prepare) steps_.prepare();
-    Tracee child(steps_, control_.get());
+    const std::unique_ptr<Victim> victim = NewVictim();
+    Victim& child = *victim;
     if (!child.Begin()) return child.error();
     trace_.addresses.push_back(child.address());
     while (true) {
@@ -391,8 +371,13 @@ class Stepper {
     const auto passed_by = [&](const absl::StatusOr<bool>& completed) {
       return completed.ok() && *completed && n <= trace_.size();
     };
-    absl::StatusOr<bool> completed = TryRunTo(n, die_asleep, /*fast=*/true);
-    if (!passed_by(completed)) return completed;
+    absl::StatusOr<bool> completed = false;
+    // One that is found is not alone: what others do at the same time may lead
+    // it another way now and then.
+    for (int tries = steps_.victim ? 3 : 1; tries > 0; --tries) {
+      completed = TryRunTo(n, die_asleep, /*fast=*/true);
+      if (!passed_by(completed)) return completed;
+    }
     // It goes another way than when it was traced, perhaps because the heap
     // that the child inherits is another.
     const absl::Status status = RunWhole();
@@ -404,7 +389,8 @@ class Stepper {
 
   absl::StatusOr<bool> TryRunTo(int64_t n, bool die_asleep, bool fast) {
     if (steps_.prepare) steps_.prepare();
-    Tracee child(steps_, control_.get());
+    const std::unique_ptr<Victim> victim = NewVictim();
+    Victim& child = *victim;
     if (!child.Begin()) return child.error();
     int64_t position = 0;
     const Event event = Travel(&child, n, die_asleep, fast, &position);
@@ -429,7 +415,7 @@ class Stepper {
 
   // Leads the child from `*position`, which is 0, to `n`. Returns where it
   // stands: kStopped there, or something else earlier.
-  Event Travel(Tracee* child, int64_t n, bool die_asleep, bool fast,
+  Event Travel(Victim* child, int64_t n, bool die_asleep, bool fast,
                int64_t* position) {
     for (const int64_t sleep : trace_.sleeps) {
       if (sleep > n) break;
@@ -443,7 +429,7 @@ class Stepper {
 
   // Leads it to `target` over instructions that did not sleep: with a
   // breakpoint as near as possible, then step by step.
-  Event Walk(Tracee* child, int64_t target, bool fast, int64_t* position) {
+  Event Walk(Victim* child, int64_t target, bool fast, int64_t* position) {
     const int64_t known = std::min(target, trace_.size());
     // The position to which a breakpoint leads with the fewest stops in all.
     int64_t best = *position;
@@ -469,7 +455,7 @@ class Stepper {
     return Event::kStopped;
   }
 
-  Event Jump(Tracee* child, int64_t target, int64_t* position) {
+  Event Jump(Victim* child, int64_t target, int64_t* position) {
     const uintptr_t address = trace_.address(target);
     if (!have_breakpoints_ || !SetBreakpoint(child->pid(), address)) {
       have_breakpoints_ = false;
@@ -488,7 +474,7 @@ class Stepper {
     return Event::kStopped;
   }
 
-  Event StepOver(Tracee* child, bool die_asleep, int64_t* position) {
+  Event StepOver(Victim* child, bool die_asleep, int64_t* position) {
     Event event = child->Step();
     if (event == Event::kAsleep && !die_asleep && steps_.unblock) {
       event = child->Unblock();
@@ -498,7 +484,7 @@ class Stepper {
   }
 
   // Kills and reaps the child where it stands and calls check().
-  absl::Status Die(Tracee* child, State state, int64_t n) {
+  absl::Status Die(Victim* child, State state, int64_t n) {
     const KillPoint point = {
         .instruction = n,
         .state = state,
@@ -516,7 +502,7 @@ class Stepper {
         absl::StrCat("the check failed for a child killed ", point.ToString()));
   }
 
-  static absl::Status Failed(const Tracee& child, int64_t n) {
+  static absl::Status Failed(const Victim& child, int64_t n) {
     const KillPoint point = {.instruction = n, .address = child.address()};
     return absl::Status(child.error().code(),
                         absl::StrCat(std::string(child.error().message()), ", ",

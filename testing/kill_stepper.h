@@ -11,9 +11,15 @@
 // dies there by SIGKILL, exactly between two instructions; it is reaped, and
 // `check` looks in the parent at what the survivors see. This is a proof for
 // one operation against a quiet world; for many at once see mp/testing/storm.h.
+//
+// The process may also be one that exists already and that somebody else
+// watches, such as a worker of a pool, which sleeps until it is given something
+// to do: see KillSteps::victim.
 
 #ifndef MP_TESTING_KILL_STEPPER_H_
 #define MP_TESTING_KILL_STEPPER_H_
+
+#include <sys/types.h>
 
 #include <cstdint>
 #include <functional>
@@ -65,6 +71,17 @@ struct KillSteps {
   std::function<void()> unblock = nullptr;
   // After the death. A GoogleTest failure ends the run and is explained.
   std::function<void(const KillPoint&)> check = nullptr;
+
+  // For a process that is found, not forked. After prepare(), in the parent:
+  // the process, which has one thread, waits in a system call and is stopped
+  // there. `op` is then called in the parent and gives it the operation, for
+  // example submits a task; there is no `setup`. The operation begins where
+  // that call returns, or one instruction later if there is none, and has
+  // completed when the process has ended, or sleeps, and done() is true. After
+  // its death it is left to who started it. SIGKILL is all it gets of the
+  // stepper: it is for check() to find out that it has died.
+  std::function<pid_t()> victim = nullptr;
+  std::function<bool()> done = nullptr;
 
   // Which instructions: the first one, and then every `stride`th. More than one
   // is for instrumented builds only, where an operation has too many.

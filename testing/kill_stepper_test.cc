@@ -15,15 +15,18 @@
 #include <optional>
 #include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "mp/base/deadline.h"
 #include "mp/base/futex.h"
 #include "mp/testing/child.h"
+#include "mp/testing/pipe.h"
 #include "mp/testing/process_test.h"
 #include "mp/testing/run_self.h"
 #include "mp/testing/shared_page.h"
@@ -436,6 +439,128 @@ TEST_F(KillStepperTest, FailureNamesInstructionAndFunction) {
       run.output,
       AllOf(HasSubstr("the check failed for a child killed after "),
             HasSubstr(" instructions, in "), HasSubstr("kill_stepper_test")));
+}
+
+// ---- A process that is found.
+
+class KillStepperFoundTest : public KillStepperTest {
+ protected:
+  struct State {
+    std::atomic<int> begun{0};
+    std::atomic<int> done{0};
+  };
+
+  // A process that counts the bytes it is sent.
+  void Prepare(bool ends) {
+    if (victim_.has_value()) victim_->Wait();  // that was not checked
+    pipe_ = MakePipe();
+    state_->begun = 0;
+    state_->done = 0;
+    victim_ = ChildProcess::Start([this, ends] {
+      char byte;
+      while (read(pipe_.reader.get(), &byte, 1) == 1) {
+        ++state_->begun;
+        ++state_->done;
+        if (ends) break;
+      }
+    });
+    ASSERT_TRUE(victim_->WaitUntilAsleep());
+  }
+
+  SharedPage<State> state_;
+  PipeEnds pipe_;
+  std::optional<ChildProcess> victim_;
+};
+
+TEST_F(KillStepperFoundTest, FromOneSleepToTheNext) {
+  std::set<std::pair<int, int>> seen;
+  const KillReport report = KillAtEveryInstruction(
+      {.prepare = [&] { Prepare(/*ends=*/false); },
+       .op = [&] { ASSERT_EQ(write(pipe_.writer.get(), "x", 1), 1); },
+       .check =
+           [&](const KillPoint& point) {
+             victim_->ExpectSignal(SIGKILL);
+             victim_.reset();
+             seen.emplace(state_->begun, state_->done);
+             if (point.completed()) {
+               EXPECT_EQ(state_->done, 1);
+             }
+           },
+       .victim = [&] { return victim_->pid(); },
+       .done = [&] { return state_->done == 1; }});
+  EXPECT_TRUE(report.completed);
+  EXPECT_EQ(report.diverged, 0);
+  EXPECT_GE(report.instructions, 10);
+  EXPECT_EQ(report.deaths, report.instructions);
+  EXPECT_THAT(seen, ElementsAre(::testing::Pair(0, 0), ::testing::Pair(1, 0),
+                                ::testing::Pair(1, 1)));
+}
+
+TEST_F(KillStepperFoundTest, UntilItEnds) {
+  const KillReport report = KillAtEveryInstruction(
+      {.prepare = [&] { Prepare(/*ends=*/true); },
+       .op = [&] { ASSERT_EQ(write(pipe_.writer.get(), "x", 1), 1); },
+       .check =
+           [&](const KillPoint& point) {
+             if (point.completed()) {
+               victim_->ExpectExit(0);
+             } else {
+               victim_->ExpectSignal(SIGKILL);
+             }
+             victim_.reset();
+           },
+       .victim = [&] { return victim_->pid(); },
+       .done = [&] { return state_->done == 1; },
+       .stride = 101});
+  EXPECT_TRUE(report.completed);
+  EXPECT_GT(report.deaths, 0);
+}
+
+TEST_F(KillStepperFoundTest, SleepsBeforeItIsDone) {
+  int deaths_asleep = 0;
+  const KillReport report = KillAtEveryInstruction(
+      {.prepare = [&] { Prepare(/*ends=*/false); },
+       .op = [&] { ASSERT_EQ(write(pipe_.writer.get(), "x", 1), 1); },
+       .unblock =
+           [&] {
+             if (state_->done == 1) {
+               ASSERT_EQ(write(pipe_.writer.get(), "y", 1), 1);
+             }
+           },
+       .check =
+           [&](const KillPoint& point) {
+             victim_->ExpectSignal(SIGKILL);
+             victim_.reset();
+             if (point.completed()) {
+               EXPECT_EQ(state_->done, 2);
+             }
+             deaths_asleep += point.asleep() ? 1 : 0;
+           },
+       .victim = [&] { return victim_->pid(); },
+       .done = [&] { return state_->done == 2; }});
+  EXPECT_TRUE(report.completed);
+  EXPECT_EQ(report.sleeps, 1);
+  EXPECT_EQ(deaths_asleep, 1);
+}
+
+TEST_F(KillStepperFoundTest, OneThatHasNotDoneItIsAnError) {
+  const absl::StatusOr<KillReport> report = testing_internal::RunKillSteps(
+      {.prepare = [&] { Prepare(/*ends=*/false); },
+       .check = [](const KillPoint&) {},
+       .victim = [&] { return victim_->pid(); },
+       .done = [] { return false; },
+       .stranded_after = absl::Milliseconds(20)});
+  EXPECT_THAT(report.status(), StatusIs(absl::StatusCode::kDeadlineExceeded,
+                                        HasSubstr("is not done")));
+}
+
+TEST_F(KillStepperFoundTest, OneThatCannotBeTracedIsAnError) {
+  EXPECT_THAT(testing_internal::RunKillSteps({.check = [](const KillPoint&) {},
+                                              .victim = [] { return getpid(); },
+                                              .done = [] { return true; }})
+                  .status()
+                  .message(),
+              HasSubstr("ptrace(PTRACE_SEIZE)"));
 }
 
 }  // namespace

@@ -141,6 +141,7 @@ TEST_F(ChecksumsTest, ComparesWithTheSystemsTool) {
   EXPECT_EQ(run.output, absl::StrCat(kAbc, "  ", a, "\n"));
   EXPECT_THAT(SplitLines(run.errors),
               ElementsAre(MatchesRegex("pool of 2: [0-9.]+ s, .*B/s"),
+                          MatchesRegex("one process: [0-9.]+ s, .*B/s"),
                           MatchesRegex("sha256sum: [0-9.]+ s, .*B/s"),
                           MatchesRegex("speed-up [0-9.]+, results identical")));
 }

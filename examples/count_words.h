@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "mp/examples/find_files.h"
 #include "mp/examples/text_files.h"
 #include "mp/examples/word_counts.h"
 

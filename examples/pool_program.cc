@@ -30,6 +30,7 @@ void WithApplyAsync() {
   }
   Print("main: goes on");
   pool.Close();
+  Print("main: no more tasks");
   OrDie(pool.Join());
   for (const mp::AsyncResult<void>& result : results) OrDie(result.Get());
   Print("all done");
@@ -43,6 +44,7 @@ void WithApply() {
   }
   Print("main: goes on");
   pool.Close();
+  Print("main: no more tasks");
   OrDie(pool.Join());
   Print("all done");
 }

@@ -68,7 +68,8 @@ void ExpectThreeAtOnce(const Lines& lines) {
     }
   }
   EXPECT_EQ(running, 0);
-  std::map<std::string, int> expected = {{"main: goes on", 1}};
+  std::map<std::string, int> expected = {{"main: goes on", 1},
+                                         {"main: no more tasks", 1}};
   for (const char* message : {"hello 0", "hello 1", "hello 2", "hello 3"}) {
     expected[std::string("start: ") + message] = 1;
     expected[std::string("end: ") + message] = 1;
@@ -141,7 +142,7 @@ TEST_F(ProgramsTest, PoolRunsThreeTasksAtOnceOrOneByOne) {
               ElementsAre("with Apply:", "start: hello 0", "end: hello 0",
                           "start: hello 1", "end: hello 1", "start: hello 2",
                           "end: hello 2", "start: hello 3", "end: hello 3",
-                          "main: goes on", "all done"));
+                          "main: goes on", "main: no more tasks", "all done"));
 }
 
 TEST_F(ProgramsTest, FirstProgram) {

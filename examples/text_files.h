@@ -1,4 +1,4 @@
-// Finding text files, and reading them in pieces that cut no word in two.
+// Reading text files in pieces that cut no word in two.
 //
 // A file is binary if there is a NUL among its first 8192 bytes, and text
 // otherwise; its name does not matter. In a shell, this tells:
@@ -9,7 +9,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <map>
 #include <span>
 #include <string>
 #include <vector>
@@ -18,24 +17,6 @@
 #include "absl/status/statusor.h"
 
 namespace mp::examples {
-
-struct File {
-  std::string path;
-  uint64_t size = 0;  // in bytes, when it was found
-};
-
-// Why a file or folder is left out, by its path.
-using Skipped = std::map<std::string, std::string>;
-
-struct FoundFiles {
-  std::vector<File> files;
-  uint64_t bytes = 0;
-  Skipped skipped;
-};
-
-// The regular files at or below `paths`. Symbolic links are not followed; below
-// `paths` they and sockets, pipes and devices are left out without a word.
-FoundFiles FindFiles(const std::vector<std::string>& paths);
 
 // A part of a file. Its words are those that begin in it, wherever they end, so
 // neighbouring ranges neither lose nor share one.

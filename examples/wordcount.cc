@@ -20,6 +20,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "mp/examples/count_words.h"
+#include "mp/examples/find_files.h"
 #include "mp/examples/progress.h"
 #include "mp/examples/text_files.h"
 #include "mp/examples/word_counts.h"

@@ -1,6 +1,7 @@
 // Runs a Google Benchmark program (argv[1]) as briefly as it can and fails
-// unless every benchmark in it works. The exit code of such a program is not
-// enough: it is zero when nothing ran and when a benchmark reported an error.
+// unless every benchmark in it works, or every one that a filter (argv[2])
+// selects. The exit code of such a program is not enough: it is zero when
+// nothing ran and when a benchmark reported an error.
 //
 // A benchmark that cannot run on this machine says so with an error message
 // that begins with "skipped:". At least one must run.
@@ -21,10 +22,15 @@ namespace {
 constexpr char kMinTime[] = "--benchmark_min_time=0.00001";
 
 // Returns the wait status of `program`, or -1.
-int Run(const char* program, const std::string& report) {
+int Run(const char* program, const char* filter, const std::string& report) {
   const std::string out = "--benchmark_out=" + report;
-  const char* const argv[] = {program, kMinTime, out.c_str(),
-                              "--benchmark_out_format=json", nullptr};
+  const std::string which = std::string("--benchmark_filter=") + filter;
+  const char* const argv[] = {program,
+                              kMinTime,
+                              which.c_str(),
+                              out.c_str(),
+                              "--benchmark_out_format=json",
+                              nullptr};
   pid_t pid;
   const int error = posix_spawn(&pid, program, nullptr, nullptr,
                                 const_cast<char* const*>(argv), environ);
@@ -43,15 +49,15 @@ int Run(const char* program, const std::string& report) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  if (argc != 2) {
-    std::fprintf(stderr, "usage: benchmark_smoke PROGRAM\n");
+  if (argc != 2 && argc != 3) {
+    std::fprintf(stderr, "usage: benchmark_smoke PROGRAM [FILTER]\n");
     return 2;
   }
   const char* directory = std::getenv("TEST_TMPDIR");
   if (directory == nullptr) directory = "/tmp";
   const std::string report = std::string(directory) + "/benchmark_smoke.json";
 
-  const int status = Run(argv[1], report);
+  const int status = Run(argv[1], argc == 3 ? argv[2] : ".", report);
   if (!WIFEXITED(status) || WEXITSTATUS(status) != 0) {
     std::fprintf(stderr, "%s failed: wait status %d\n", argv[1], status);
     return 1;

@@ -63,6 +63,7 @@ def mp_cc_benchmark(
         deps = [],
         data = [],
         size = "small",
+        smoke_filter = None,
         tags = [],
         visibility = None,
         **kwargs):
@@ -77,6 +78,8 @@ def mp_cc_benchmark(
         in, and gives way to a main() in the sources.
       data: as for cc_binary; also the test's.
       size: of the test.
+      smoke_filter: what the test runs, as for --benchmark_filter, instead of
+        all of it: for programs that do the same with many numbers.
       tags: of both. The program gets "benchmark", the test "smoke" as well.
       visibility: of the program.
       **kwargs: as for cc_binary.
@@ -93,7 +96,8 @@ def mp_cc_benchmark(
     cc_test(
         name = name + "_smoke",
         size = size,
-        args = ["$(rootpath :%s)" % name],
+        args = ["$(rootpath :%s)" % name] +
+               (["'%s'" % smoke_filter] if smoke_filter else []),
         data = data + [":" + name],
         tags = tags + ["smoke"],
         target_compatible_with = _LINUX,

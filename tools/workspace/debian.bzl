@@ -53,6 +53,7 @@ def mp_debian_repositories():
         "google_benchmark",
         path = "third_party/system/google_benchmark",
     )
+    _maybe(_local_mirror, "libpng", path = "third_party/system/libpng")
     _maybe(_local_mirror, "protobuf", path = "third_party/system/protobuf")
 
     # Debian ships GoogleTest's sources, so it is built with our options.

@@ -5,6 +5,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cstdlib>
 #include <memory>
 #include <string>
@@ -73,8 +74,8 @@ TEST_F(LastWordsTest, WhatDoesNotFitIsDropped) {
 ABSL_ATTRIBUTE_NOINLINE void CrashHere(int how) {
   switch (how) {
     case 0: {
-      volatile int* const nowhere = reinterpret_cast<int*>(0x10);
-      *nowhere = 1;
+      auto* const nowhere = reinterpret_cast<std::atomic<int>*>(0x10);
+      nowhere->store(1, std::memory_order_relaxed);
       break;
     }
     case 1:
@@ -83,8 +84,8 @@ ABSL_ATTRIBUTE_NOINLINE void CrashHere(int how) {
       raise(SIGFPE);
       break;
     case 3: {
-      void (*volatile null)() = nullptr;
-      null();
+      const std::atomic<void (*)()> null{nullptr};
+      null.load(std::memory_order_relaxed)();
       break;
     }
   }
@@ -131,7 +132,7 @@ TEST_F(LastWordsTest, StackOverflowIsSpokenOf) {
   Pool pool({.processes = 1});
   struct Recursion {
     ABSL_ATTRIBUTE_NOINLINE static int Deeper(int n) {
-      volatile char room[1 << 12];
+      std::atomic<char> room[1 << 12];
       room[0] = static_cast<char>(n);
       return n < 0 ? 0 : Deeper(n + 1) + room[0];
     }

@@ -194,7 +194,7 @@ TEST_F(KillTest, KilledTaskIsCancelledAtOnceAndNobodyElseIsHarmed) {
           WorkerState<Event>().Set();
           if (how == 0) raise(SIGSTOP);
           if (how == 1) absl::SleepFor(absl::InfiniteDuration());
-          for (volatile bool go = true; go;) {
+          for (std::atomic<bool> go{true}; go;) {
           }
           return 0;
         },

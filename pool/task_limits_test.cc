@@ -125,7 +125,7 @@ TEST_F(TaskLimitsTest, HardLimitEndsATaskWhateverItDoes) {
       {"sleeps", Sleep},
       {"spins",
        [](std::span<const std::byte>, TaskOutput&) {
-         for (volatile bool go = true; go;) {
+         for (std::atomic<bool> go{true}; go;) {
          }
        }},
       {"is stopped",

@@ -253,7 +253,8 @@ TEST_F(KillTest, KillAtTheEndOfATaskHitsNoOther) {
   int killed = 0;
   int ended = 0;
   int taken_back = 0;
-  for (int round = 0; round < rounds; ++round) {
+  // On, until all of it has happened: how fast a machine is decides that.
+  for (int round = 0; round < rounds || killed == 0 || ended == 0; ++round) {
     const AsyncResult<int> victim = pool.ApplyAsync(
         [](int spins) {
           for (int i = 0; i < spins; ++i) {
@@ -288,9 +289,6 @@ TEST_F(KillTest, KillAtTheEndOfATaskHitsNoOther) {
           << "round " << round;
     }
   }
-  // All of it has happened.
-  EXPECT_GT(killed, 0);
-  EXPECT_GT(ended, 0);
   RecordProperty("killed", killed);
   RecordProperty("ended", ended);
   RecordProperty("taken_back", taken_back);

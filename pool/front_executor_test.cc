@@ -140,6 +140,12 @@ class FrontExecutorTest : public mp::testing::ProcessTest {
     workers_ = std::make_shared<ScriptedExecutor>();
     front_ = std::make_shared<FrontExecutor>(workers_);
   }
+  // A sink that retries keeps its executor, which keeps its attempts here; a
+  // real one gives each sink an end and drops it.
+  ~FrontExecutorTest() override {
+    workers_->attempts.clear();
+    workers_->posted.clear();
+  }
 
   // A task with this input.
   static absl::StatusOr<TaskId> Submit(FrontExecutor& front,

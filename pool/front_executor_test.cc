@@ -204,6 +204,8 @@ TEST_F(FrontExecutorTest, GivesTasksTheirLimits) {
     EXPECT_EQ(workers_->attempts[i].limits.hard, absl::Seconds(9));
     EXPECT_EQ(workers_->attempts[i].limits.soft, absl::Seconds(2));
   }
+  workers_->attempts[2].sink->Finish({});
+  EXPECT_EQ(sink_->ends, 1);
 }
 
 TEST_F(FrontExecutorTest, TaskIsSubmittedAgainWhenItsWorkerHasDied) {

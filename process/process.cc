@@ -105,6 +105,14 @@ void ReplaceStdin() {
   if (stdin->_IO_read_ptr != stdin->_IO_read_end) __fpurge(stdin);
 }
 
+// What other threads of the parent have written since the streams were flushed
+// is the parent's to write.
+void DropInheritedOutput() {
+  for (std::FILE* file : {stdout, stderr}) {
+    if (file->_IO_write_ptr != file->_IO_write_base) __fpurge(file);
+  }
+}
+
 std::string ExitCodeName(int code) {
   const char* signal = code < 0 ? sigabbrev_np(-code) : nullptr;
   return signal ? absl::StrCat("-SIG", signal) : absl::StrCat(code);
@@ -311,6 +319,7 @@ absl::Status Process::Fork() {
   if (pid < 0) return ErrnoStatus(errno, "fork");
   if (pid == 0) {
     ThisProcess::Become(&child_self);
+    DropInheritedOutput();
     if (*lifeline) HoldLifeline(lifeline->release());
     if (replace_stdin) ReplaceStdin();
     signals.RestoreInChild();

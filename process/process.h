@@ -309,11 +309,11 @@ class Process {
   // the process that created the object.
   //
   // The standard streams are flushed first, so that the child does not write
-  // what the parent had buffered. (With std::ios::sync_with_stdio(false),
-  // std::cout must not be used by another thread at this moment.)
-  // The child's standard input is the null device. Signal handlers, the signal
-  // mask and all descriptors are inherited; no handler runs in the child
-  // before it is set up.
+  // what the parent had buffered; nor what other threads write meanwhile. (With
+  // std::ios::sync_with_stdio(false), std::cout must not be used by another
+  // thread at this moment.) The child's standard input is the null device.
+  // Signal handlers, the signal mask and all descriptors are inherited; no
+  // handler runs in the child before it is set up.
   //
   // FailedPrecondition on a second call, in a copy, in a daemonic process, or
   // if the start method needs mp::Init(). InvalidArgument if it cannot deliver

@@ -24,6 +24,7 @@
 #include <iterator>
 #include <memory>
 #include <optional>
+#include <sstream>
 #include <stdexcept>
 #include <string>
 #include <string_view>
@@ -771,6 +772,26 @@ TEST_F(ProcessTest, NothingIsWrittenTwice) {
   });
   EXPECT_EQ(outcome.exitcode, 0);
   EXPECT_EQ(outcome.text, "parent;of;child;at its end;by Exit;after");
+}
+
+TEST_F(ProcessTest, NothingIsWrittenTwiceWhileAnotherThreadWrites) {
+  constexpr int kChildren = 20;
+  const Outcome outcome = RunAndRead(STDOUT_FILENO, [] {
+    std::setvbuf(stdout, nullptr, _IOFBF, 1 << 20);
+    std::atomic<bool> stop{false};
+    std::thread writer([&] {
+      for (int i = 0; !stop; ++i) std::printf("%d\n", i);
+    });
+    for (int i = 0; i < kChildren; ++i) EXPECT_EQ(ExitCodeOf([] {}), 0);
+    stop = true;
+    writer.join();
+    return Verdict();
+  });
+  EXPECT_EQ(outcome.exitcode, 0);
+  std::istringstream lines(outcome.text);
+  int expected = 0;
+  for (int i = 0; lines >> i; ++expected) ASSERT_EQ(i, expected);
+  EXPECT_GT(expected, kChildren);
 }
 
 TEST_F(ProcessTest, UnsynchronisedStreamsAreFlushedToo) {

@@ -192,6 +192,5 @@ int main(int argc, char** argv) {
     std::cerr << "usage: checksums [--processes=N] [--compare] PATH...\n";
     return 2;
   }
-  std::ios::sync_with_stdio(false);
   return mp::examples::Main({arguments.begin() + 1, arguments.end()});
 }

@@ -2,20 +2,18 @@
 
 #include <signal.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
 #include <filesystem>
-#include <fstream>
 #include <string>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "mp/examples/files_test_util.h"
 #include "mp/examples/program_test_util.h"
 #include "mp/testing/child.h"
 #include "mp/testing/proc_info.h"
-#include "mp/testing/process_test.h"
 
 namespace mp::examples {
 namespace {
@@ -37,35 +35,8 @@ constexpr char kAbc[] =
 constexpr char kNothing[] =
     "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
 
-class ChecksumsTest : public testing::ProcessTest {
+class ChecksumsTest : public FilesTest {
  protected:
-  ChecksumsTest()
-      : folder_(fs::path(::testing::TempDir()) /
-                absl::StrCat("checksums_test.", getpid())) {
-    fs::create_directories(folder_);
-  }
-  ~ChecksumsTest() override { fs::remove_all(folder_); }
-
-  std::string Path(const std::string& name) const {
-    return (folder_ / name).string();
-  }
-
-  std::string Write(const std::string& name, const std::string& text) const {
-    fs::create_directories(fs::path(Path(name)).parent_path());
-    std::ofstream(Path(name), std::ios::binary) << text;
-    return Path(name);
-  }
-
-  // A tree of real files: the system's headers, or if there are none, what
-  // Bazel has put beside this test.
-  std::string RealTree() const {
-    for (const char* tree : {"/usr/include/linux", "/usr/include/c++"}) {
-      if (fs::is_directory(tree)) return tree;
-    }
-    fs::copy("examples", folder_, fs::copy_options::recursive);
-    return folder_.string();
-  }
-
   static ProgramRun Checksums(std::vector<std::string> arguments) {
     arguments.insert(arguments.begin(), "examples/checksums");
     return RunProgram(arguments);
@@ -77,9 +48,6 @@ class ChecksumsTest : public testing::ProcessTest {
     EXPECT_EQ(shell.status, ExitStatus::Code(0)) << shell.errors;
     return shell.output;
   }
-
- private:
-  const fs::path folder_;
 };
 
 TEST_F(ChecksumsTest, EqualsTheSystemsToolOnARealTree) {

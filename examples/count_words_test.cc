@@ -1,11 +1,7 @@
 #include "mp/examples/count_words.h"
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <atomic>
-#include <filesystem>
-#include <fstream>
 #include <map>
 #include <string>
 #include <thread>
@@ -17,9 +13,9 @@
 #include "absl/time/time.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "mp/examples/files_test_util.h"
+#include "mp/examples/worker_test_util.h"
 #include "mp/pool/worker_died.h"
-#include "mp/process/process.h"
-#include "mp/testing/process_test.h"
 #include "mp/testing/status_matchers.h"
 
 namespace mp::examples {
@@ -34,25 +30,11 @@ using ::testing::SizeIs;
 using ::testing::StartsWith;
 using ::testing::UnorderedElementsAre;
 
-namespace fs = std::filesystem;
-
-class CountWordsTest : public testing::ProcessTest {
+class CountWordsTest : public FilesTest {
  protected:
-  CountWordsTest()
-      : folder_(fs::path(::testing::TempDir()) /
-                absl::StrCat("count_words_test.", getpid())) {
-    fs::create_directories(folder_);
-  }
-  ~CountWordsTest() override { fs::remove_all(folder_); }
-
   File Write(const std::string& name, const std::string& text) const {
-    const std::string path = (folder_ / name).string();
-    std::ofstream(path, std::ios::binary) << text;
-    return {path, text.size()};
+    return {FilesTest::Write(name, text), text.size()};
   }
-
- private:
-  const fs::path folder_;
 };
 
 // About ten bytes for each of `count` words, of which `different` differ.
@@ -70,11 +52,6 @@ std::string Text(int count, int different) {
 // The same file many times: much to count that takes little room.
 std::vector<File> Copies(const File& file, int count) {
   return std::vector<File>(static_cast<size_t>(count), file);
-}
-
-void KillFirstWorker() {
-  const std::vector<mp::Process> workers = mp::ActiveChildren();
-  if (!workers.empty()) workers.front().Kill().IgnoreError();
 }
 
 TEST_F(CountWordsTest, CountsAndSkips) {

@@ -4,13 +4,13 @@
 #include <unistd.h>
 
 #include <filesystem>
-#include <fstream>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "mp/examples/files_test_util.h"
 
 namespace mp::examples {
 namespace {
@@ -23,27 +23,8 @@ using ::testing::UnorderedElementsAre;
 namespace fs = std::filesystem;
 
 // A folder of its own for each test.
-class FindFilesTest : public ::testing::Test {
+class FindFilesTest : public FilesTest {
  protected:
-  FindFilesTest()
-      : folder_(fs::path(::testing::TempDir()) /
-                ("find_files_test." + std::to_string(getpid()))) {
-    fs::create_directories(folder_);
-  }
-  ~FindFilesTest() override { fs::remove_all(folder_); }
-
-  std::string Path(const std::string& name) const {
-    return (folder_ / name).string();
-  }
-
-  std::string Write(const std::string& name, const std::string& text) const {
-    fs::create_directories(fs::path(Path(name)).parent_path());
-    std::ofstream(Path(name), std::ios::binary) << text;
-    return Path(name);
-  }
-
- private:
-  const fs::path folder_;
 };
 
 TEST_F(FindFilesTest, FindsRegularFilesInFolders) {

@@ -1,10 +1,7 @@
 #include "mp/examples/hash_files.h"
 
-#include <unistd.h>
-
 #include <atomic>
 #include <filesystem>
-#include <fstream>
 #include <string>
 #include <thread>
 #include <vector>
@@ -16,9 +13,9 @@
 #include "absl/time/time.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "mp/examples/files_test_util.h"
+#include "mp/examples/worker_test_util.h"
 #include "mp/pool/worker_died.h"
-#include "mp/process/process.h"
-#include "mp/testing/process_test.h"
 #include "mp/testing/status_matchers.h"
 
 namespace mp::examples {
@@ -31,23 +28,11 @@ using ::testing::StartsWith;
 
 namespace fs = std::filesystem;
 
-class HashFilesTest : public testing::ProcessTest {
+class HashFilesTest : public FilesTest {
  protected:
-  HashFilesTest()
-      : folder_(fs::path(::testing::TempDir()) /
-                absl::StrCat("hash_files_test.", getpid())) {
-    fs::create_directories(folder_);
-  }
-  ~HashFilesTest() override { fs::remove_all(folder_); }
-
   File Write(const std::string& name, const std::string& text) const {
-    const std::string path = (folder_ / name).string();
-    std::ofstream(path, std::ios::binary) << text;
-    return {path, text.size()};
+    return {FilesTest::Write(name, text), text.size()};
   }
-
- private:
-  const fs::path folder_;
 };
 
 // What the calls of on_result say, one line for each.
@@ -72,11 +57,6 @@ absl::StatusOr<std::vector<std::string>> InPool(const std::vector<File>& files,
     return status;
   }
   return lines;
-}
-
-void KillFirstWorker() {
-  const std::vector<mp::Process> workers = mp::ActiveChildren();
-  if (!workers.empty()) workers.front().Kill().IgnoreError();
 }
 
 TEST_F(HashFilesTest, PoolGivesTheSameAsOneProcessInTheSameOrder) {

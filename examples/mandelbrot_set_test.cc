@@ -14,7 +14,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "mp/examples/picture.h"
-#include "mp/process/process.h"
+#include "mp/examples/worker_test_util.h"
 #include "mp/testing/process_test.h"
 #include "mp/testing/status_matchers.h"
 
@@ -35,11 +35,6 @@ std::vector<uint8_t> PixelAt(const Picture& picture, int x, int y) {
   const auto pixel =
       picture.pixels.begin() + kPixelBytes * (y * picture.width + x);
   return {pixel, pixel + kPixelBytes};
-}
-
-void KillFirstWorker() {
-  const std::vector<mp::Process> workers = mp::ActiveChildren();
-  if (!workers.empty()) workers.front().Kill().IgnoreError();
 }
 
 TEST(EscapeTimeTest, MembersNeverEscape) {

@@ -1,7 +1,5 @@
 // The program as its user sees it.
 
-#include <unistd.h>
-
 #include <filesystem>
 #include <fstream>
 #include <iterator>
@@ -11,11 +9,11 @@
 #include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "mp/examples/files_test_util.h"
 #include "mp/examples/mandelbrot_set.h"
 #include "mp/examples/picture.h"
 #include "mp/examples/program_test_util.h"
 #include "mp/testing/child.h"
-#include "mp/testing/process_test.h"
 #include "mp/testing/status_matchers.h"
 
 namespace mp::examples {
@@ -28,26 +26,12 @@ using ::testing::MatchesRegex;
 
 namespace fs = std::filesystem;
 
-class MandelbrotTest : public testing::ProcessTest {
+class MandelbrotTest : public FilesTest {
  protected:
-  MandelbrotTest()
-      : folder_(fs::path(::testing::TempDir()) /
-                absl::StrCat("mandelbrot_test.", getpid())) {
-    fs::create_directories(folder_);
-  }
-  ~MandelbrotTest() override { fs::remove_all(folder_); }
-
-  std::string Path(const std::string& name) const {
-    return (folder_ / name).string();
-  }
-
   static ProgramRun Mandelbrot(std::vector<std::string> arguments) {
     arguments.insert(arguments.begin(), "examples/mandelbrot");
     return RunProgram(arguments);
   }
-
- private:
-  const fs::path folder_;
 };
 
 std::string Bytes(const std::string& path) {

@@ -1,17 +1,14 @@
 #include "mp/examples/text_files.h"
 
-#include <unistd.h>
-
 #include <filesystem>
-#include <fstream>
 #include <string>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "mp/examples/files_test_util.h"
 #include "mp/examples/word_counts.h"
-#include "mp/testing/process_test.h"
 #include "mp/testing/status_matchers.h"
 
 namespace mp::examples {
@@ -24,25 +21,8 @@ using ::testing::IsEmpty;
 namespace fs = std::filesystem;
 
 // A folder of its own for each test.
-class TextFilesTest : public testing::ProcessTest {
+class TextFilesTest : public FilesTest {
  protected:
-  TextFilesTest()
-      : folder_(fs::path(::testing::TempDir()) /
-                ("text_files_test." + std::to_string(getpid()))) {
-    fs::create_directories(folder_);
-  }
-  ~TextFilesTest() override { fs::remove_all(folder_); }
-
-  std::string Path(const std::string& name) const {
-    return (folder_ / name).string();
-  }
-
-  std::string Write(const std::string& name, const std::string& text) const {
-    fs::create_directories(fs::path(Path(name)).parent_path());
-    std::ofstream(Path(name), std::ios::binary) << text;
-    return Path(name);
-  }
-
   // The words of bytes [begin, end) of a file. Each piece must hold whole
   // words.
   static std::vector<std::string> WordsIn(const FileRange& range) {
@@ -65,9 +45,6 @@ class TextFilesTest : public testing::ProcessTest {
       if (!word.empty()) words.push_back(std::move(word));
     }
   }
-
- private:
-  const fs::path folder_;
 };
 
 // Wherever a file is cut, each word is in one part, and whole.

@@ -1,20 +1,17 @@
 // The program as its user sees it.
 
 #include <signal.h>
-#include <unistd.h>
 
-#include <filesystem>
-#include <fstream>
 #include <string>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "mp/examples/files_test_util.h"
 #include "mp/examples/program_test_util.h"
 #include "mp/testing/child.h"
 #include "mp/testing/proc_info.h"
-#include "mp/testing/process_test.h"
 
 namespace mp::examples {
 namespace {
@@ -25,8 +22,6 @@ using ::testing::Gt;
 using ::testing::HasSubstr;
 using ::testing::MatchesRegex;
 using ::testing::SizeIs;
-
-namespace fs = std::filesystem;
 
 constexpr char kAllWords[] = "--top=1000000000";
 
@@ -41,41 +36,12 @@ LC_ALL=C tr -cs A-Za-z '\n' | LC_ALL=C tr A-Z a-z | grep . |
 LC_ALL=C sort | uniq -c | LC_ALL=C sort -k1,1nr -k2,2
 )";
 
-class WordcountTest : public testing::ProcessTest {
+class WordcountTest : public FilesTest {
  protected:
-  WordcountTest()
-      : folder_(fs::path(::testing::TempDir()) /
-                absl::StrCat("wordcount_test.", getpid())) {
-    fs::create_directories(folder_);
-  }
-  ~WordcountTest() override { fs::remove_all(folder_); }
-
-  std::string Path(const std::string& name) const {
-    return (folder_ / name).string();
-  }
-
-  std::string Write(const std::string& name, const std::string& text) const {
-    std::ofstream(Path(name), std::ios::binary) << text;
-    return Path(name);
-  }
-
-  // A tree of real text: the system's headers, or if there are none, what Bazel
-  // has put beside this test.
-  std::string RealTree() const {
-    for (const char* tree : {"/usr/include/linux", "/usr/include/c++"}) {
-      if (fs::is_directory(tree)) return tree;
-    }
-    fs::copy("examples", folder_, fs::copy_options::recursive);
-    return folder_.string();
-  }
-
   static ProgramRun Wordcount(std::vector<std::string> arguments) {
     arguments.insert(arguments.begin(), "examples/wordcount");
     return RunProgram(arguments);
   }
-
- private:
-  const fs::path folder_;
 };
 
 // Without the lines after the words.

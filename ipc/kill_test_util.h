@@ -42,7 +42,12 @@ inline constexpr int64_t kOutOfLineStride = 13;
 // The fixture.
 class MessageKillTest : public testing::ProcessTest {
  protected:
-  void Run(testing::KillSteps steps) {
+  void Run(const testing::KillSteps& steps) {
+    EXPECT_EQ(RunSteps(steps), steps.unblock ? 1 : 0);
+  }
+
+  // The same, however often the operation sleeps; returns that.
+  static int64_t RunSteps(testing::KillSteps steps) {
     steps.stride *= kStride;
     const testing::KillReport report = testing::KillAtEveryInstruction(steps);
     printf("%d instructions, %d deaths, %d sleeps, %d diverged\n",
@@ -50,7 +55,7 @@ class MessageKillTest : public testing::ProcessTest {
            static_cast<int>(report.deaths), static_cast<int>(report.sleeps),
            static_cast<int>(report.diverged));
     EXPECT_TRUE(report.completed);
-    EXPECT_EQ(report.sleeps, steps.unblock ? 1 : 0);
+    return report.sleeps;
   }
 
   // How the operation ended, for each death.

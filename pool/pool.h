@@ -35,6 +35,10 @@
 // something better about its tasks. All of them take tasks from one queue in
 // shared memory, so no task waits behind a slow one while a worker is idle.
 //
+// The pool may start a worker at any time, from a thread of its own, and that
+// flushes the standard streams (mp/process/process.h): a program that has
+// called std::ios::sync_with_stdio(false) must not use std::cout beside a pool.
+//
 // Start methods. PoolOptions::start_method has workers started afresh (spawn,
 // forkserver), for programs that have threads when they make a pool, or much
 // memory. They have nothing of this process's memory but the arguments of the

@@ -33,7 +33,6 @@
 #include "mp/testing/kill_stepper.h"
 #include "mp/testing/proc_info.h"
 #include "mp/testing/process_test.h"
-#include "mp/testing/sanitizers.h"
 #include "mp/testing/shared_page.h"
 #include "mp/testing/status_matchers.h"
 
@@ -58,7 +57,7 @@ constexpr absl::Duration kStranded = absl::Seconds(20);
 #if defined(__OPTIMIZE__) && defined(NDEBUG)
 constexpr int64_t kStride = 1;
 #else
-constexpr int64_t kStride = testing::kSanitized ? 401 : 41;
+constexpr int64_t kStride = 41;
 #endif
 
 constexpr int kAll = 1 << 30;
@@ -405,7 +404,6 @@ TEST_F(PoolKillTest, WithAnException) {
 
 // One that leaves after its task.
 TEST_F(PoolKillTest, UntilItHasLeft) {
-  if (testing::kAddressSanitizer) GTEST_SKIP() << "looks for leaks at the end";
   Pool pool({.processes = 2,
              .initializer = Initializer([] {
                Initialize();
@@ -429,7 +427,6 @@ TEST_F(PoolKillTest, UntilItHasLeft) {
 
 // The only worker of a pool that is closed: its last task, and the end.
 TEST_F(PoolKillTest, UntilAClosedPoolEnds) {
-  if (testing::kAddressSanitizer) GTEST_SKIP() << "looks for leaks at the end";
   std::optional<Pool> pool;
   std::optional<AsyncResult<Done>> result;
   Run({.prepare =

@@ -23,6 +23,7 @@
 #include "absl/time/time.h"
 #include "mp/base/code_place.h"
 #include "mp/base/deadline.h"
+#include "mp/pool/pool_stats.h"
 #include "mp/pool/task_control.h"
 
 namespace mp::pool_internal {
@@ -103,7 +104,12 @@ class Executor {
   virtual size_t max_input_size() const = 0;
   // False if Submit() fails, and will do so, whatever the task.
   virtual bool IsOpen() const = 0;
+  // How many there are to be, at the moment.
   virtual int workers() const = 0;
+  // From now on. Does not wait. Errors: InvalidArgument for fewer than one,
+  // FailedPrecondition after Close or Terminate.
+  virtual absl::Status Resize(int workers) = 0;
+  virtual PoolStats Stats() const = 0;
   // Of the workers that are processes of this machine and alive at the moment.
   virtual std::vector<pid_t> pids() const = 0;
 

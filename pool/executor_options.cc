@@ -29,6 +29,11 @@ absl::Status PoolClosedError() {
   return absl::FailedPreconditionError("the pool is closed");
 }
 
+absl::Status NoWorkersError(int workers) {
+  return absl::InvalidArgumentError(
+      absl::StrCat("a pool of ", workers, " workers"));
+}
+
 absl::Status PoolTerminatedError() {
   return absl::CancelledError("the pool was terminated");
 }

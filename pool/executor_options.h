@@ -6,8 +6,10 @@
 
 #include <cstddef>
 #include <string_view>
+#include <vector>
 
 #include "absl/status/status.h"
+#include "absl/time/time.h"
 #include "mp/pool/executor.h"
 #include "mp/pool/initializer.h"
 #include "mp/process/start_method.h"
@@ -22,11 +24,15 @@ struct ExecutorOptions {
   Initializer initializer = {};
   int maxtasksperchild = 0;
   StartMethod start_method = StartMethod::kFork;
+  absl::Duration idle_timeout = absl::InfiniteDuration();
+  size_t max_growth_bytes = 0;
+  std::vector<int> processors = {};
 };
 
 absl::Status InputTooLargeError(size_t size, size_t max_size);
 absl::Status ResultTooLargeError(size_t size, size_t max_size);
 absl::Status PoolClosedError();
+absl::Status NoWorkersError(int workers);
 absl::Status PoolTerminatedError();
 absl::Status TaskCancelledError();
 absl::Status TaskKilledError();

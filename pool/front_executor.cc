@@ -285,6 +285,13 @@ void FrontExecutor::Close() {
   if (retried_->Close()) workers_->Close();
 }
 
+absl::Status FrontExecutor::Resize(int workers) {
+  if (!IsForkedCopy() && retried_->closed() && workers_->IsOpen()) {
+    return PoolClosedError();
+  }
+  return workers_->Resize(workers);
+}
+
 absl::Status FrontExecutor::Join(Deadline deadline) {
   if (!IsForkedCopy() && retried_->closed()) {
     if (!retried_->WaitForAll(*workers_, deadline)) {

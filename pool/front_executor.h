@@ -41,6 +41,7 @@
 #include "mp/pool/completion.h"
 #include "mp/pool/executor.h"
 #include "mp/pool/executor_options.h"
+#include "mp/pool/pool_stats.h"
 #include "mp/pool/task_control.h"
 #include "mp/pool/task_options.h"
 #include "mp/shm/liveness.h"
@@ -83,6 +84,8 @@ class FrontExecutor final : public Executor,
     return !retried_->closed() && workers_->IsOpen();
   }
   int workers() const override { return workers_->workers(); }
+  absl::Status Resize(int workers) override;
+  PoolStats Stats() const override { return workers_->Stats(); }
   std::vector<pid_t> pids() const override { return workers_->pids(); }
   bool Wait(absl::FunctionRef<bool()> ready,
             absl::FunctionRef<bool()> doze) override {

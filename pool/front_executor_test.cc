@@ -21,6 +21,7 @@
 #include "mp/base/deadline.h"
 #include "mp/pool/executor.h"
 #include "mp/pool/executor_options.h"
+#include "mp/pool/pool_stats.h"
 #include "mp/pool/task_control.h"
 #include "mp/pool/worker_died.h"
 #include "mp/shm/liveness.h"
@@ -79,6 +80,11 @@ class ScriptedExecutor final : public Executor {
   size_t max_input_size() const override { return 100; }
   bool IsOpen() const override { return refusal.ok(); }
   int workers() const override { return 3; }
+  absl::Status Resize(int workers) override {
+    resized_to = workers;
+    return absl::OkStatus();
+  }
+  PoolStats Stats() const override { return {.waiting = 5}; }
   std::vector<pid_t> pids() const override { return {7}; }
   bool Wait(absl::FunctionRef<bool()> ready,
             absl::FunctionRef<bool()> doze) override {
@@ -106,6 +112,7 @@ class ScriptedExecutor final : public Executor {
 
   absl::Status refusal;
   bool may_cancel = true;
+  int resized_to = 0;
   bool closed = false;
   bool terminated = false;
   std::vector<Attempt> attempts;

@@ -15,6 +15,7 @@
 #include "mp/base/deadline.h"
 #include "mp/pool/async_result.h"
 #include "mp/pool/executor.h"
+#include "mp/pool/pool_stats.h"
 #include "mp/testing/status_matchers.h"
 
 namespace mp::pool_internal {
@@ -38,6 +39,8 @@ class IdleExecutor final : public Executor {
   size_t max_input_size() const override { return 0; }
   bool IsOpen() const override { return false; }
   int workers() const override { return 1; }
+  absl::Status Resize(int) override { return absl::OkStatus(); }
+  PoolStats Stats() const override { return {}; }
   std::vector<pid_t> pids() const override { return {}; }
   bool Wait(absl::FunctionRef<bool()> ready,
             absl::FunctionRef<bool()> doze) override {

@@ -8,6 +8,7 @@
 #include "mp/base/deadline.h"
 #include "mp/pool/executor_options.h"
 #include "mp/pool/front_executor.h"
+#include "mp/pool/pinning.h"
 #include "mp/pool/process_executor.h"
 #include "mp/pool/thread_executor.h"
 #include "mp/process/process.h"
@@ -24,13 +25,25 @@ absl::StatusOr<Pool> Pool::Create(const PoolOptions& options) {
     return absl::InvalidArgumentError(
         absl::StrCat("workers for ", options.maxtasksperchild, " tasks"));
   }
+  if (options.idle_timeout <= absl::ZeroDuration()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("workers that leave when they have been idle for ",
+                     absl::FormatDuration(options.idle_timeout)));
+  }
+  if (absl::Status status = pool_internal::CheckProcessors(options.processors);
+      !status.ok()) {
+    return status;
+  }
   const pool_internal::ExecutorOptions executor_options = {
       .processes = options.processes == 0 ? CpuCount() : options.processes,
       .task_capacity_bytes = options.task_capacity_bytes,
       .result_capacity_bytes = options.result_capacity_bytes,
       .initializer = options.initializer,
       .maxtasksperchild = options.maxtasksperchild,
-      .start_method = options.start_method.value_or(GetStartMethod())};
+      .start_method = options.start_method.value_or(GetStartMethod()),
+      .idle_timeout = options.idle_timeout,
+      .max_growth_bytes = options.max_growth_bytes,
+      .processors = options.processors};
   if (options.workers == PoolWorkers::kThreads) {
     auto threads = pool_internal::ThreadExecutor::Create(executor_options);
     if (!threads.ok()) return threads.status();
@@ -76,6 +89,12 @@ absl::Status Pool::Join(absl::Duration timeout) {
 }
 
 int Pool::processes() const { return executor_->workers(); }
+
+absl::Status Pool::Resize(int processes) {
+  return executor_->Resize(processes);
+}
+
+PoolStats Pool::Stats() const { return executor_->Stats(); }
 
 std::vector<pid_t> Pool::pids() const { return executor_->pids(); }
 

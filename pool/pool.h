@@ -80,6 +80,7 @@
 #include "mp/pool/executor.h"
 #include "mp/pool/initializer.h"
 #include "mp/pool/pool_calls.h"
+#include "mp/pool/pool_stats.h"
 #include "mp/pool/result_stream.h"
 #include "mp/pool/task_options.h"
 #include "mp/pool/worker_died.h"
@@ -113,6 +114,19 @@ struct PoolOptions {
   // it has gathered is given back; a chunk of a map is one task. 0: it stays.
   int maxtasksperchild = 0;
   PoolWorkers workers = PoolWorkers::kProcesses;
+  // Workers leave as well when they have this much more in memory (resident)
+  // after a task than when they were ready for the first. To stop a task that
+  // takes too much, call setrlimit(2) in the initializer. 0: they stay; threads
+  // always do.
+  size_t max_growth_bytes = 0;
+  // Workers that have slept so long for want of a task leave. They come back
+  // when tasks wait that no worker is free for, which is when those tasks wait
+  // for processes to start. Threads stay.
+  absl::Duration idle_timeout = absl::InfiniteDuration();
+  // Not empty: the first worker runs on the first of these processors only, the
+  // second on the second, and so on, and then on the first again. Numbers as of
+  // sched_setaffinity(2).
+  std::vector<int> processors = {};
   // How workers that are processes are started: see mp/process/process.h. By
   // default as GetStartMethod() says when the pool is made.
   std::optional<StartMethod> start_method = std::nullopt;
@@ -123,9 +137,10 @@ class Pool : public PoolCalls {
  public:
   // As Create(), but aborts with the message if that fails.
   explicit Pool(const PoolOptions& options = {});
-  // Errors: InvalidArgument for a negative number of processes or tasks; what
-  // the system said if a worker cannot be started, or there is no memory or
-  // descriptor, with nothing left behind. FailedPrecondition in a daemonic
+  // Errors: InvalidArgument for a negative number of processes or tasks, a
+  // processor that this thread may not use, or a time that is not positive;
+  // what the system said if a worker cannot be started, or there is no memory
+  // or descriptor, with nothing left behind. FailedPrecondition in a daemonic
   // process. An initializer that fails is reported by the tasks.
   static absl::StatusOr<Pool> Create(const PoolOptions& options = {});
 
@@ -146,7 +161,18 @@ class Pool : public PoolCalls {
   // `timeout`.
   absl::Status Join(absl::Duration timeout = absl::InfiniteDuration());
 
+  // How many workers there are to be.
   int processes() const;
+  // So many from now on. Returns at once: a thread of the pool starts those
+  // that are missing; those too many leave, the idle ones at once and others
+  // after their task. No task is lost. Errors: InvalidArgument for fewer than
+  // one; FailedPrecondition after Close() or Terminate(), or what the pool has
+  // failed with. For threads also what the system said if one cannot be
+  // started; processes are tried again, with a message on standard error.
+  absl::Status Resize(int processes);
+  // What the workers are doing, and how many tasks wait. Reads shared memory,
+  // and does not disturb them. Empty in a forked copy.
+  PoolStats Stats() const;
   // The process ids of the workers that are alive at the moment.
   std::vector<pid_t> pids() const;
 

@@ -14,6 +14,7 @@
 #include <system_error>
 #include <utility>
 
+#include "absl/base/optimization.h"
 #include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
@@ -82,7 +83,7 @@ class OpenPools {
     return *pools;
   }
 
-  void Add(Executor* executor) {
+  void Add(ProcessExecutor* executor) {
     const std::lock_guard lock(mutex_);
     // Registered after a worker was started, so that this runs before what
     // mp/process does at exit.
@@ -93,7 +94,7 @@ class OpenPools {
     open_.insert(executor);
   }
 
-  void Remove(Executor* executor) {
+  void Remove(ProcessExecutor* executor) {
     const std::lock_guard lock(mutex_);
     open_.erase(executor);
   }
@@ -101,14 +102,11 @@ class OpenPools {
  private:
   void End() {
     const std::lock_guard lock(mutex_);
-    for (Executor* executor : open_) {
-      executor->Terminate();
-      executor->Join(Deadline::Infinite()).IgnoreError();
-    }
+    for (ProcessExecutor* executor : open_) executor->EndAtExit();
   }
 
   std::mutex mutex_;
-  std::set<Executor*> open_;
+  std::set<ProcessExecutor*> open_;
   bool registered_ = false;
 };
 
@@ -133,9 +131,12 @@ ProcessExecutor::ProcessExecutor(const ExecutorOptions& options,
                                  TaskBoard board)
     : initializer_(options.initializer),
       maxtasksperchild_(options.maxtasksperchild),
+      max_growth_bytes_(options.max_growth_bytes),
+      processors_(options.processors),
+      idle_timeout_(options.idle_timeout),
       start_method_(options.start_method),
       board_(std::move(board)),
-      workers_(static_cast<size_t>(options.processes)) {}
+      wanted_(static_cast<size_t>(options.processes)) {}
 
 ProcessExecutor::~ProcessExecutor() {
   if (IsForkedCopy()) {
@@ -152,15 +153,10 @@ ProcessExecutor::~ProcessExecutor() {
 absl::Status ProcessExecutor::Start() {
   wake_supervisor_.reset(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!wake_supervisor_) return ErrnoStatus(errno, "eventfd");
-  for (Worker& worker : workers_) {
-    absl::StatusOr<std::shared_ptr<Claim>> claim = MakeShared<Claim>();
-    if (!claim.ok()) return claim.status();
-    worker.claim = *std::move(claim);
-    absl::StatusOr<std::shared_ptr<LastWords>> words = MakeShared<LastWords>();
-    if (!words.ok()) return words.status();
-    worker.last_words = *std::move(words);
+  for (size_t i = 0; i < wanted_; ++i) {
+    if (absl::Status status = AddWorker(); !status.ok()) return status;
   }
-  for (size_t i = 0; i < workers_.size(); ++i) {
+  for (size_t i = 0; i < wanted_; ++i) {
     if (absl::Status status = StartWorker(i); !status.ok()) return status;
   }
   try {
@@ -187,6 +183,19 @@ void ProcessExecutor::UndoStart() {
   callbacks_.End();  // perhaps no thread has said so
 }
 
+// A place, without a worker in it.
+absl::Status ProcessExecutor::AddWorker() {
+  absl::StatusOr<std::shared_ptr<Claim>> claim = MakeShared<Claim>();
+  if (!claim.ok()) return claim.status();
+  absl::StatusOr<std::shared_ptr<LastWords>> words = MakeShared<LastWords>();
+  if (!words.ok()) return words.status();
+  const std::lock_guard lock(mutex_);
+  Worker& worker = workers_.emplace_back();
+  worker.claim = *std::move(claim);
+  worker.last_words = *std::move(words);
+  return absl::OkStatus();
+}
+
 absl::Status ProcessExecutor::StartWorker(size_t index) {
   static std::atomic<int> count{0};
   WorkerPlan plan = {.board = board_,
@@ -194,10 +203,16 @@ absl::Status ProcessExecutor::StartWorker(size_t index) {
                      .last_words = workers_[index].last_words,
                      .initializer = initializer_,
                      .maxtasksperchild = maxtasksperchild_,
+                     .max_growth_bytes = max_growth_bytes_,
+                     .processor = processors_.empty()
+                                      ? WorkerPlan::kAnyProcessor
+                                      : processors_[index % processors_.size()],
                      .code = start_method_ == StartMethod::kFork
                                  ? std::vector<CodeRange>()
                                  : LoadedCode()};
   plan.last_words->Clear();
+  plan.claim->meter.Clear();
+  plan.claim->told_to_leave.store(0, std::memory_order_relaxed);
   workers_[index].starts = plan.claim->starts.load(std::memory_order_relaxed);
   workers_[index].done = plan.claim->done.load(std::memory_order_relaxed);
   Process process({.name = absl::StrCat("PoolWorker-", ++count),
@@ -209,6 +224,8 @@ absl::Status ProcessExecutor::StartWorker(size_t index) {
   Worker& worker = workers_[index];
   worker.process = std::move(process);
   worker.running = true;
+  ++worker.launches;
+  if (std::exchange(worker.sent_away, false)) --sent_away_;
   // Somebody may have wanted to kill it before it was there to be killed.
   if (state_ == State::kTerminated ||
       worker.claim->killed_for.load(std::memory_order_relaxed) != 0) {
@@ -263,6 +280,9 @@ absl::StatusOr<TaskId> ProcessExecutor::Submit(TaskFunction function,
     board_.notices->set_backlog(true);
     std::atomic_thread_fence(std::memory_order_seq_cst);
     PutBacklog();
+  }
+  if (ABSL_PREDICT_FALSE(sent_away_ != 0) && !std::exchange(recalls_, true)) {
+    Interrupt();
   }
   return id;
 }
@@ -568,6 +588,7 @@ void ProcessExecutor::Post(std::function<void()> callback) {
 
 void ProcessExecutor::Supervise() {
   for (;;) {
+    const Deadline next_leave = SendAway();
     const int retry_millis = StartMissingWorkers();
     std::vector<pollfd> polled = {
         {.fd = wake_supervisor_.get(), .events = POLLIN, .revents = 0}};
@@ -583,7 +604,11 @@ void ProcessExecutor::Supervise() {
       }
       if (watched.empty() && !NeedsWorkers()) break;
     }
-    if (poll(polled.data(), polled.size(), retry_millis) < 0) {
+    const int leave_millis = next_leave.ToPollMillis();
+    const int millis = retry_millis < 0 || leave_millis < 0
+                           ? std::max(retry_millis, leave_millis)
+                           : std::min(retry_millis, leave_millis);
+    if (poll(polled.data(), polled.size(), millis) < 0) {
       MP_PCHECK(errno == EINTR) << "poll";
       continue;
     }
@@ -600,22 +625,86 @@ void ProcessExecutor::Supervise() {
   board_.results.Close();
 }
 
+// Tells workers to leave that are not needed. Returns when it is to be called
+// again if nothing happens before.
+Deadline ProcessExecutor::SendAway() {
+  const bool for_idleness = idle_timeout_ != absl::InfiniteDuration();
+  const absl::Duration now = absl::Nanoseconds(MonotonicNanos());
+  absl::Duration next = idle_timeout_;
+  bool told = false;
+  {
+    const std::lock_guard lock(mutex_);
+    for (size_t i = 0; i < workers_.size(); ++i) {
+      Worker& worker = workers_[i];
+      Claim& claim = *worker.claim;
+      if (!worker.running ||
+          claim.told_to_leave.load(std::memory_order_relaxed) != 0) {
+        continue;
+      }
+      if (i < wanted_) {
+        if (!for_idleness) continue;
+        const int64_t since = claim.meter.waits_since_nanos();
+        if (since == 0) continue;
+        const absl::Duration left =
+            absl::Nanoseconds(since) + idle_timeout_ - now;
+        if (left > absl::ZeroDuration()) {
+          next = std::min(next, left);
+          continue;
+        }
+        worker.sent_away = true;
+        ++sent_away_;
+      }
+      claim.told_to_leave.store(1, std::memory_order_relaxed);
+      told = true;
+    }
+  }
+  if (told) board_.tasks.WakeAll();
+  return Deadline::After(next);
+}
+
 // The time until it is to be called again; -1 if no worker is missing.
 int ProcessExecutor::StartMissingWorkers() {
-  for (size_t i = 0; i < workers_.size(); ++i) {
-    {
+  size_t wanted = 0;
+  {
+    const std::lock_guard lock(mutex_);
+    recalls_ = false;
+    wanted = wanted_;
+  }
+  for (size_t i = 0; i < wanted; ++i) {
+    if (i < workers_.size()) {
       const std::lock_guard lock(mutex_);
-      if (workers_[i].running || !NeedsWorkers()) continue;
+      if (!IsMissing(i)) continue;
     }
     const Deadline next_start = Deadline::AtNanos(next_start_nanos_);
     if (!next_start.Expired()) return next_start.ToPollMillis();
-    if (absl::Status status = StartWorker(i); !status.ok()) {
-      std::cerr << "mp::Pool: cannot replace a worker, will try again: "
+    if (absl::Status status = StartMissing(i); !status.ok()) {
+      std::cerr << "mp::Pool: cannot start a worker, will try again: "
                 << status.ToString() << "\n";
       return kRetryMillis;
     }
   }
   return -1;
+}
+
+absl::Status ProcessExecutor::StartMissing(size_t index) {
+  if (index == workers_.size()) {
+    if (absl::Status status = AddWorker(); !status.ok()) return status;
+  }
+  return StartWorker(index);
+}
+
+// REQUIRES: mutex_ held.
+bool ProcessExecutor::IsMissing(size_t index) const {
+  const Worker& worker = workers_[index];
+  if (worker.running || !NeedsWorkers()) return false;
+  if (!worker.sent_away) return true;
+  const auto is_free = [](const Worker& each) {
+    return each.running &&
+           each.claim->task.load(std::memory_order_relaxed) == 0 &&
+           each.claim->told_to_leave.load(std::memory_order_relaxed) == 0;
+  };
+  const auto free = std::count_if(workers_.begin(), workers_.end(), is_free);
+  return board_.tasks.size() + backlog_.size() > static_cast<size_t>(free);
 }
 
 // Whether workers that have died are to be replaced. REQUIRES: mutex_ held.
@@ -656,7 +745,10 @@ void ProcessExecutor::SettleDeath(size_t index) {
   const absl::Duration hard_limit = absl::Nanoseconds(
       worker.claim->hard_limit_nanos.load(std::memory_order_relaxed));
 
-  if (claims[index] == 0) CountIdleDeath(worker, name, pid, exitcode);
+  if (claims[index] == 0 &&
+      worker.claim->told_to_leave.load(std::memory_order_relaxed) == 0) {
+    CountIdleDeath(worker, name, pid, exitcode);
+  }
 
   std::shared_ptr<TaskSink> sink;
   const uint64_t claim = claims[index];
@@ -799,6 +891,58 @@ absl::Status ProcessExecutor::Join(Deadline deadline) {
   if (supervisor_.joinable()) supervisor_.join();
   if (collector_.joinable()) collector_.join();
   return absl::OkStatus();
+}
+
+void ProcessExecutor::EndAtExit() {
+  Terminate();
+  if (Join(Deadline::Infinite()).ok()) return;
+  // exit() was called in a callback: the collector is this thread.
+  const std::lock_guard lock(join_mutex_);
+  if (supervisor_.joinable()) supervisor_.join();
+}
+
+int ProcessExecutor::workers() const {
+  const std::lock_guard lock(mutex_);
+  return static_cast<int>(wanted_);
+}
+
+absl::Status ProcessExecutor::Resize(int workers) {
+  if (workers < 1) return NoWorkersError(workers);
+  if (IsForkedCopy()) return ForkedPoolError();
+  {
+    const std::lock_guard lock(mutex_);
+    if (!failure_.ok()) return DeepCopy(failure_);
+    if (state_ != State::kRunning) return PoolClosedError();
+    wanted_ = static_cast<size_t>(workers);
+    // Whoever was sent away from a place that is gone, left it for good.
+    for (size_t i = wanted_; i < workers_.size(); ++i) {
+      if (std::exchange(workers_[i].sent_away, false)) --sent_away_;
+    }
+  }
+  Interrupt();
+  return absl::OkStatus();
+}
+
+PoolStats ProcessExecutor::Stats() const {
+  PoolStats stats;
+  if (IsForkedCopy()) return stats;
+  const std::lock_guard lock(mutex_);
+  stats.waiting = static_cast<int64_t>(board_.tasks.size() + backlog_.size());
+  for (const Worker& worker : workers_) {
+    if (!worker.running) continue;
+    const Claim& claim = *worker.claim;
+    if (claim.task.load(std::memory_order_relaxed) != 0) ++stats.running;
+    const absl::Duration alive = claim.meter.Alive();
+    stats.workers.push_back(
+        {.name = worker.process.name(),
+         .pid = worker.process.pid().value_or(0),
+         .alive = alive,
+         .idle = claim.meter.Idle(alive),
+         .tasks = static_cast<int64_t>(
+             claim.done.load(std::memory_order_relaxed) - worker.done),
+         .restarts = worker.launches - 1});
+  }
+  return stats;
 }
 
 std::vector<pid_t> ProcessExecutor::pids() const {

@@ -11,10 +11,17 @@
 // What the two sides share, and why each task has exactly one end, is in
 // mp/pool/task_board.h; what runs in a worker, in mp/pool/worker_loop.h.
 //
-// Workers come and go. One that leaves after its number of tasks does so
-// without a claim, and so takes nothing with it. Workers that die again and
-// again without having done anything are replaced ever more slowly; if it is
-// the initializer that they die of, the pool fails.
+// Workers come and go. One that leaves, because it has done its number of tasks
+// or was told to, does so without a claim, and so takes nothing with it.
+// Workers that die again and again without having done anything are replaced
+// ever more slowly; if it is the initializer that they die of, the pool fails.
+//
+// Each worker has a place, which its successor takes over. Only the supervisor
+// tells workers to leave: those in places beyond the number that is wanted, and
+// those that have waited for a task for too long. The place of the latter stays
+// empty until more tasks wait than there are workers that do. The supervisor
+// looks at that when a worker has left, and when a task has been submitted
+// while a place is empty; so no task waits for a worker that is not there.
 
 #ifndef MP_POOL_PROCESS_EXECUTOR_H_
 #define MP_POOL_PROCESS_EXECUTOR_H_
@@ -35,6 +42,7 @@
 #include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/time/time.h"
 #include "mp/base/deadline.h"
 #include "mp/base/unique_fd.h"
 #include "mp/pool/callback_queue.h"
@@ -42,6 +50,7 @@
 #include "mp/pool/executor_options.h"
 #include "mp/pool/initializer.h"
 #include "mp/pool/last_words.h"
+#include "mp/pool/pool_stats.h"
 #include "mp/pool/task_board.h"
 #include "mp/process/process.h"
 #include "mp/process/start_method.h"
@@ -69,7 +78,9 @@ class ProcessExecutor final : public Executor {
   bool Cancel(TaskId id, CancelMode mode) override;
   size_t max_input_size() const override;
   bool IsOpen() const override;
-  int workers() const override { return static_cast<int>(workers_.size()); }
+  int workers() const override;
+  absl::Status Resize(int workers) override;
+  PoolStats Stats() const override;
   std::vector<pid_t> pids() const override;
   bool Wait(absl::FunctionRef<bool()> ready,
             absl::FunctionRef<bool()> doze) override;
@@ -77,6 +88,9 @@ class ProcessExecutor final : public Executor {
   void Close() override;
   void Terminate() override;
   absl::Status Join(Deadline deadline) override;
+  // Terminates, and waits until no thread is left that looks after workers. Of
+  // exit(), which a callback may call as well.
+  void EndAtExit();
 
  private:
   enum class State { kRunning, kClosing, kTerminated };
@@ -98,6 +112,8 @@ class ProcessExecutor final : public Executor {
     std::shared_ptr<LastWords> last_words;
     Process process;
     bool running = false;
+    bool sent_away = false;  // for having been idle; until it is started again
+    int64_t launches = 0;
     // Those of the claim when it was started.
     uint64_t starts = 0;
     uint64_t done = 0;
@@ -117,6 +133,7 @@ class ProcessExecutor final : public Executor {
 
   absl::Status Start();
   void UndoStart();
+  absl::Status AddWorker();
   absl::Status StartWorker(size_t index);
 
   bool IsForkedCopy() const { return Liveness::Self() != board_.owner; }
@@ -139,7 +156,10 @@ class ProcessExecutor final : public Executor {
   void CountIdleDeath(const Worker& worker, std::string_view name, pid_t pid,
                       int exitcode);
   bool NeedsWorkers() const;
+  bool IsMissing(size_t index) const;
   int StartMissingWorkers();
+  absl::Status StartMissing(size_t index);
+  Deadline SendAway();
   void FailPool(absl::Status error);
   void FailAll(const absl::Status& error);
   std::shared_ptr<TaskSink> TakeSink(uint32_t index);
@@ -147,6 +167,9 @@ class ProcessExecutor final : public Executor {
 
   const Initializer initializer_;
   const int maxtasksperchild_;
+  const size_t max_growth_bytes_;
+  const std::vector<int> processors_;
+  const absl::Duration idle_timeout_;
   const StartMethod start_method_;
   TaskBoard board_;
 
@@ -169,7 +192,12 @@ class ProcessExecutor final : public Executor {
     std::vector<std::byte> input;
   };
   std::deque<Waiting> backlog_;
+  // Those that are to be there, then those that are not needed any more. Grows
+  // by the hand of the supervisor.
   std::vector<Worker> workers_;
+  size_t wanted_ = 0;
+  int sent_away_ = 0;     // of the workers
+  bool recalls_ = false;  // the supervisor has been told that tasks wait
 
   // Held while results are taken from the ring and given to their sinks.
   InPlaceLock delivery_mutex_;

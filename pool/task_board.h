@@ -52,6 +52,7 @@
 #include "mp/base/check.h"
 #include "mp/ipc/ring.h"
 #include "mp/pool/executor.h"
+#include "mp/pool/worker_meter.h"
 #include "mp/shm/liveness.h"
 
 namespace mp::pool_internal {
@@ -129,6 +130,10 @@ struct alignas(64) Claim {
   // and when it ends (CLOCK_MONOTONIC); or 0.
   std::atomic<int64_t> hard_limit_nanos{0};
   std::atomic<int64_t> hard_deadline_nanos{0};
+  // Written by the pool's process. Not 0: the worker is to leave before it
+  // takes another task; if it sleeps, Ring::WakeAll() has it look.
+  std::atomic<uint32_t> told_to_leave{0};
+  WorkerMeter meter;
 };
 
 // What workers are told beside the tasks. Written by the pool's process, by one

@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <bit>
 #include <cstdint>
+#include <iterator>
+#include <list>
 #include <span>
 #include <string>
 #include <system_error>
@@ -16,6 +18,7 @@
 #include "mp/base/check.h"
 #include "mp/base/errno_status.h"
 #include "mp/pool/initializer.h"
+#include "mp/pool/pinning.h"
 #include "mp/pool/task_control.h"
 #include "mp/pool/worker.h"
 #include "mp/shm/liveness.h"
@@ -107,12 +110,11 @@ ThreadExecutor::ThreadExecutor(const ExecutorOptions& options,
     : owner_(getpid()),
       options_(options),
       max_input_size_(max_input_size),
-      max_result_size_(max_result_size),
-      running_(static_cast<size_t>(options.processes)) {}
+      max_result_size_(max_result_size) {}
 
 ThreadExecutor::~ThreadExecutor() {
   if (IsForkedCopy()) {
-    new std::vector<std::thread>(std::move(threads_));
+    new std::list<Worker>(std::move(workers_));
     new std::thread(std::move(callback_thread_));
     return;
   }
@@ -126,17 +128,93 @@ bool ThreadExecutor::IsForkedCopy() const { return getpid() != owner_; }
 absl::Status ThreadExecutor::Start() {
   try {
     callback_thread_ = std::thread([this] { CallBack(); });
-    for (size_t i = 0; i < running_.size(); ++i) {
-      workers_left_.fetch_add(1);
-      absl::Cleanup not_started = [this] { workers_left_.fetch_sub(1); };
-      threads_.emplace_back([this, i] { Work(i); });
-      std::move(not_started).Cancel();
-    }
   } catch (const std::system_error& error) {
-    if (!callback_thread_.joinable()) callbacks_.End();
+    callbacks_.End();
+    return ErrnoStatus(error.code().value(), "pthread_create");
+  }
+  return Resize(options_.processes);
+}
+
+absl::Status ThreadExecutor::Resize(int workers) {
+  if (workers < 1) return NoWorkersError(workers);
+  if (IsForkedCopy()) return ForkedPoolError();
+  const std::lock_guard join_lock(join_mutex_);
+  int missing = 0;
+  std::list<Worker> gone;
+  {
+    const std::lock_guard lock(mutex_);
+    if (!failure_.ok()) return DeepCopy(failure_);
+    if (state_ != State::kRunning) return PoolClosedError();
+    const int staying = wanted_ + surplus_.load(std::memory_order_relaxed);
+    missing = std::max(0, workers - staying);
+    wanted_ = workers - missing;
+    surplus_.store(staying - wanted_, std::memory_order_release);
+    for (auto worker = workers_.begin(); worker != workers_.end();) {
+      const auto next = std::next(worker);
+      if (worker->has_left) gone.splice(gone.end(), workers_, worker);
+      worker = next;
+    }
+  }
+  FenceBeforeNotify();
+  task_gate_.NotifyAll();
+  for (Worker& worker : gone) worker.thread.join();
+  for (; missing > 0; --missing) {
+    if (absl::Status status = AddWorker(); !status.ok()) return status;
+  }
+  return absl::OkStatus();
+}
+
+// REQUIRES: join_mutex_ held.
+absl::Status ThreadExecutor::AddWorker() {
+  Worker* worker = nullptr;
+  {
+    const std::lock_guard lock(mutex_);
+    const auto is_taken = [this](size_t place) {
+      return std::any_of(
+          workers_.begin(), workers_.end(),
+          [place](const Worker& each) { return each.place == place; });
+    };
+    size_t place = 0;
+    while (is_taken(place)) ++place;
+    worker = &workers_.emplace_back();
+    worker->place = place;
+    ++wanted_;
+  }
+  workers_left_.fetch_add(1);
+  try {
+    worker->thread = std::thread([this, worker] { Work(*worker); });
+  } catch (const std::system_error& error) {
+    workers_left_.fetch_sub(1);
+    const std::lock_guard lock(mutex_);
+    workers_.pop_back();
+    --wanted_;
     return ErrnoStatus(error.code().value(), "pthread_create");
   }
   return absl::OkStatus();
+}
+
+int ThreadExecutor::workers() const {
+  const std::lock_guard lock(mutex_);
+  return wanted_;
+}
+
+PoolStats ThreadExecutor::Stats() const {
+  PoolStats stats;
+  if (IsForkedCopy()) return stats;
+  const std::lock_guard lock(mutex_);
+  stats.waiting = static_cast<int64_t>(queue_.size());
+  for (const Worker& worker : workers_) {
+    if (worker.has_left) continue;
+    if (worker.running != nullptr) ++stats.running;
+    const absl::Duration alive = worker.meter.Alive();
+    stats.workers.push_back({.name = worker.name,
+                             .pid = 0,
+                             .alive = alive,
+                             .idle = worker.meter.Idle(alive),
+                             .tasks = worker.tasks,
+                             .restarts = worker.restarts});
+  }
+  return stats;
 }
 
 absl::StatusOr<TaskId> ThreadExecutor::Submit(TaskFunction function,
@@ -194,9 +272,9 @@ bool ThreadExecutor::Cancel(TaskId id, CancelMode mode) {
 
 // If it runs. REQUIRES: mutex_ held.
 void ThreadExecutor::AskToStop(TaskId id) {
-  for (const std::shared_ptr<Task>& task : running_) {
-    if (task == nullptr || task->id != id) continue;
-    task->asked_to_stop.store(1, std::memory_order_relaxed);
+  for (const Worker& worker : workers_) {
+    if (worker.running == nullptr || worker.running->id != id) continue;
+    worker.running->asked_to_stop.store(1, std::memory_order_relaxed);
   }
 }
 
@@ -208,16 +286,35 @@ bool ThreadExecutor::IsOpen() const {
 
 // ---- a worker's thread ----
 
-void ThreadExecutor::Work(size_t index) {
-  while (WorkAsOne(index)) {
+void ThreadExecutor::Work(Worker& worker) {
+  if (!options_.processors.empty()) {
+    // Checked when the pool was made; it may be gone since.
+    PinThisThread(
+        options_.processors[worker.place % options_.processors.size()])
+        .IgnoreError();
+  }
+  while (WorkAsOne(worker)) {
+    const std::lock_guard lock(mutex_);
+    ++worker.restarts;
+  }
+  {
+    const std::lock_guard lock(mutex_);
+    worker.has_left = true;
   }
   workers_left_.fetch_sub(1, std::memory_order_release);
   FenceBeforeNotify();
   callback_gate_.NotifyAll();
 }
 
-bool ThreadExecutor::WorkAsOne(size_t index) {
-  SetWorkerName(NextName());
+bool ThreadExecutor::WorkAsOne(Worker& worker) {
+  const std::string name = NextName();
+  SetWorkerName(name);
+  worker.meter.Clear();
+  {
+    const std::lock_guard lock(mutex_);
+    worker.name = name;
+    worker.tasks = 0;
+  }
   const absl::Cleanup destroy_object = [] { CurrentWorkerObject() = {}; };
   if (options_.initializer) {
     absl::StatusOr<WorkerObject> object = options_.initializer.Run();
@@ -228,42 +325,55 @@ bool ThreadExecutor::WorkAsOne(size_t index) {
     }
     CurrentWorkerObject() = *std::move(object);
   }
+  worker.meter.Ready();
   for (int tasks = 0;
        options_.maxtasksperchild == 0 || tasks < options_.maxtasksperchild;
        ++tasks) {
-    const std::shared_ptr<Task> task = NextTask(index);
+    const std::shared_ptr<Task> task = NextTask(worker);
     if (task == nullptr) return false;
     RunTask(*task);
     const std::lock_guard lock(mutex_);
-    running_[index] = nullptr;
+    worker.running = nullptr;
+    ++worker.tasks;
   }
   // The next one is needed if there is, or may be, something to do.
   return !ending_.load(std::memory_order_acquire) ||
          queued_.load(std::memory_order_acquire) > 0;
 }
 
-std::shared_ptr<ThreadExecutor::Task> ThreadExecutor::NextTask(size_t index) {
+std::shared_ptr<ThreadExecutor::Task> ThreadExecutor::NextTask(Worker& worker) {
   const auto ready = [this] {
     return queued_.load(std::memory_order_acquire) > 0 ||
-           ending_.load(std::memory_order_acquire);
+           ending_.load(std::memory_order_acquire) ||
+           surplus_.load(std::memory_order_acquire) > 0;
+  };
+  // Called before each sleep.
+  const auto watch = [&worker](WatchList&) {
+    if (worker.meter.waits_since_nanos() == 0) worker.meter.BeginWait();
+    return true;
   };
   for (;;) {
-    task_gate_.Wait(task_spin_, ready, Deadline::Infinite());
+    task_gate_.Wait(task_spin_, ready, Deadline::Infinite(), watch);
+    if (worker.meter.waits_since_nanos() != 0) worker.meter.EndWait();
     std::shared_ptr<Task> task;
+    bool leaves = false;
     bool more = false;
     {
       const std::lock_guard lock(mutex_);
+      leaves = surplus_.load(std::memory_order_relaxed) > 0;
+      if (leaves) surplus_.fetch_sub(1, std::memory_order_relaxed);
       while (!queue_.empty() && queue_.front()->cancelled) queue_.pop_front();
       queued_.store(queue_.size(), std::memory_order_release);
-      if (!queue_.empty()) {
+      if (!leaves && !queue_.empty()) {
         task = std::move(queue_.front());
         queue_.pop_front();
         queued_.store(queue_.size(), std::memory_order_release);
-        running_[index] = task;
+        worker.running = task;
       }
       more = !queue_.empty();
     }
     if (more) task_gate_.Notify();  // the chain: see mp/shm/gate.h
+    if (leaves) return nullptr;
     if (task != nullptr) return task;
     if (ending_.load(std::memory_order_acquire) &&
         queued_.load(std::memory_order_acquire) == 0) {
@@ -329,10 +439,10 @@ void ThreadExecutor::FailAll(absl::Status failure) {
       queue_.clear();
       queued_.store(0, std::memory_order_release);
       ending_.store(true, std::memory_order_release);
-      for (const std::shared_ptr<Task>& task : running_) {
-        if (task == nullptr) continue;
-        task->asked_to_stop.store(1, std::memory_order_relaxed);
-        tasks.push_back(task);
+      for (const Worker& worker : workers_) {
+        if (worker.running == nullptr) continue;
+        worker.running->asked_to_stop.store(1, std::memory_order_relaxed);
+        tasks.push_back(worker.running);
       }
     }
     for (const std::shared_ptr<Task>& task : tasks) {
@@ -362,8 +472,9 @@ absl::Status ThreadExecutor::Join(Deadline deadline) {
   }
   // They have nothing more to do.
   const std::lock_guard lock(join_mutex_);
-  for (std::thread& thread : threads_) thread.join();
-  threads_.clear();
+  for (Worker& worker : workers_) {
+    if (worker.thread.joinable()) worker.thread.join();
+  }
   if (callback_thread_.joinable()) callback_thread_.join();
   return absl::OkStatus();
 }

@@ -13,8 +13,10 @@
 
 #include <atomic>
 #include <cstddef>
+#include <cstdint>
 #include <deque>
 #include <functional>
+#include <list>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -28,6 +30,8 @@
 #include "mp/pool/callback_queue.h"
 #include "mp/pool/executor.h"
 #include "mp/pool/executor_options.h"
+#include "mp/pool/pool_stats.h"
+#include "mp/pool/worker_meter.h"
 #include "mp/shm/adaptive_spin.h"
 #include "mp/shm/gate.h"
 #include "mp/shm/platform.h"
@@ -51,7 +55,9 @@ class ThreadExecutor final : public Executor {
   bool Cancel(TaskId id, CancelMode mode) override;
   size_t max_input_size() const override { return max_input_size_; }
   bool IsOpen() const override;
-  int workers() const override { return options_.processes; }
+  int workers() const override;
+  absl::Status Resize(int workers) override;
+  PoolStats Stats() const override;
   std::vector<pid_t> pids() const override { return {}; }
   bool Wait(absl::FunctionRef<bool()> ready,
             absl::FunctionRef<bool()> doze) override;
@@ -76,14 +82,26 @@ class ThreadExecutor final : public Executor {
   };
   class Output;
 
+  struct Worker {
+    size_t place = 0;  // no two have the same
+    std::string name;
+    std::shared_ptr<Task> running;
+    int64_t tasks = 0;
+    int64_t restarts = 0;
+    bool has_left = false;  // there is nothing left but to join it
+    WorkerMeter meter;
+    std::thread thread;
+  };
+
   ThreadExecutor(const ExecutorOptions& options, size_t max_input_size,
                  size_t max_result_size);
 
   absl::Status Start();
-  void Work(size_t index);
+  absl::Status AddWorker();
+  void Work(Worker& worker);
   // Does as many tasks as a worker does. False if there will be no more.
-  bool WorkAsOne(size_t index);
-  std::shared_ptr<Task> NextTask(size_t index);
+  bool WorkAsOne(Worker& worker);
+  std::shared_ptr<Task> NextTask(Worker& worker);
   void RunTask(Task& task);
   void AskToStop(TaskId id);
   void FailAll(absl::Status failure);
@@ -102,20 +120,23 @@ class ThreadExecutor final : public Executor {
   State state_ = State::kRunning;
   absl::Status failure_;  // why there are no more tasks, if not OK
   TaskId last_id_ = 0;
-  std::deque<std::shared_ptr<Task>> queue_;     // in the order of their ids
-  std::vector<std::shared_ptr<Task>> running_;  // of each worker
+  std::deque<std::shared_ptr<Task>> queue_;  // in the order of their ids
+  // `wanted_` of them stay, `surplus_` are to leave, the others have decided
+  // to.
+  std::list<Worker> workers_;
+  int wanted_ = 0;
 
   // What the gates' conditions read.
   std::atomic<size_t> queued_{0};
   std::atomic<bool> ending_{false};  // no task comes any more
   std::atomic<int> workers_left_{0};
+  std::atomic<int> surplus_{0};
   BasicGate<KernelPlatform> task_gate_;
   AdaptiveSpin<KernelPlatform, kSpinForPartner> task_spin_;
   BasicGate<KernelPlatform> callback_gate_;
   CallbackQueue callbacks_;
 
-  std::mutex join_mutex_;
-  std::vector<std::thread> threads_;
+  std::mutex join_mutex_;  // of who adds or joins workers; taken first
   std::thread callback_thread_;
 };
 

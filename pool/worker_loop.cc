@@ -6,6 +6,7 @@
 #include <atomic>
 #include <cstdlib>
 #include <cstring>
+#include <iostream>
 #include <span>
 #include <string>
 #include <utility>
@@ -20,6 +21,8 @@
 #include "mp/ipc/codec.h"
 #include "mp/pool/executor.h"
 #include "mp/pool/executor_options.h"
+#include "mp/pool/memory_growth.h"
+#include "mp/pool/pinning.h"
 #include "mp/pool/worker.h"
 #include "mp/process/process.h"
 #include "mp/shm/gate.h"
@@ -30,6 +33,15 @@ namespace {
 
 using ipc_internal::Ring;
 using ipc_internal::RingResult;
+
+// As well as that can be: the processor may be gone since the pool was made.
+void StayOn(int processor) {
+  if (processor == WorkerPlan::kAnyProcessor) return;
+  if (absl::Status status = PinThisThread(processor); !status.ok()) {
+    std::cerr << "mp::Pool: a worker is not pinned: " << status.ToString()
+              << "\n";
+  }
+}
 
 class WorkerOutput final : public TaskOutput {
  public:
@@ -120,6 +132,7 @@ int WorkerLoop::Run() {
     new WorkerObject(std::exchange(CurrentWorkerObject(), {}));
   }
   SpeakBeforeDying(plan_.last_words);
+  StayOn(plan_.processor);
   Claim& claim = *plan_.claim;
   if (plan_.initializer) {
     absl::StatusOr<WorkerObject> object = plan_.initializer.Run();
@@ -132,18 +145,26 @@ int WorkerLoop::Run() {
   const absl::Cleanup destroy_object = [] { CurrentWorkerObject() = {}; };
   SetProcessTaskStop(&stop_);
   const absl::Cleanup no_more_tasks = [] { SetProcessTaskStop(nullptr); };
+  const MemoryGrowth growth(plan_.max_growth_bytes);
+  const auto is_told_to_leave = [&claim] {
+    return claim.told_to_leave.load(std::memory_order_relaxed) != 0;
+  };
+  claim.meter.Ready();
   claim.starts.fetch_add(1, std::memory_order_relaxed);
   for (int tasks = 0;
        plan_.maxtasksperchild == 0 || tasks < plan_.maxtasksperchild; ++tasks) {
+    if (ABSL_PREDICT_FALSE(is_told_to_leave())) break;
     Taken taken;
     const RingResult result = Take(taken);
-    if (result == RingResult::kClosed) return EXIT_SUCCESS;
+    if (result == RingResult::kClosed) break;
+    if (result == RingResult::kTimedOut && is_told_to_leave()) break;
     // The owner of the pool is dead, or has destroyed the pool's memory.
     if (result != RingResult::kDone) return EXIT_FAILURE;
     Do(taken);
     claim.done.fetch_add(1, std::memory_order_relaxed);
     // Release: whoever sees the claim gone sees the result.
     claim.task.store(0, std::memory_order_release);
+    if (ABSL_PREDICT_FALSE(growth.IsTooMuch())) break;
   }
   return EXIT_SUCCESS;
 }
@@ -174,9 +195,18 @@ RingResult WorkerLoop::Take(Taken& taken) {
     claim.task.store(taken.task, std::memory_order_relaxed);
     return true;
   };
+  // Called before each sleep.
+  const auto watch = [&](WatchList& list) {
+    if (claim.meter.waits_since_nanos() == 0) claim.meter.BeginWait();
+    return claim.told_to_leave.load(std::memory_order_relaxed) == 0 &&
+           Ring::WatchOne{plan_.board.owner}(list);
+  };
   for (;;) {
-    const RingResult result = plan_.board.tasks.Get(
-        use, Deadline::Infinite(), Ring::WatchOne{plan_.board.owner});
+    const RingResult result =
+        plan_.board.tasks.Get(use, Deadline::Infinite(), watch);
+    if (ABSL_PREDICT_FALSE(claim.meter.waits_since_nanos() != 0)) {
+      claim.meter.EndWait();
+    }
     if (ABSL_PREDICT_TRUE(result != RingResult::kAborted)) return result;
     AwaitVerdict();
   }
@@ -290,7 +320,8 @@ template <class F>
 auto WithParts(const WorkerPlan& plan, F f) {
   return f(plan.board.tasks, plan.board.results, plan.board.notices,
            plan.board.owner, plan.claim, plan.last_words, plan.initializer,
-           plan.maxtasksperchild, plan.code);
+           plan.maxtasksperchild, plan.max_growth_bytes, plan.processor,
+           plan.code);
 }
 
 }  // namespace
@@ -317,6 +348,8 @@ WorkerPlan Codec<WorkerPlan>::Read(Reader& reader) {
       .last_words = reader.Read<std::shared_ptr<LastWords>>(),
       .initializer = reader.Read<Initializer>(),
       .maxtasksperchild = reader.Read<int>(),
+      .max_growth_bytes = reader.Read<size_t>(),
+      .processor = reader.Read<int>(),
       .code = reader.Read<std::vector<CodeRange>>()};
 }
 

@@ -26,11 +26,15 @@ namespace mp::pool_internal {
 
 // All that a worker is told.
 struct WorkerPlan {
+  static constexpr int kAnyProcessor = -1;
+
   TaskBoard board;
   std::shared_ptr<Claim> claim;
   std::shared_ptr<LastWords> last_words;
   Initializer initializer;
-  int maxtasksperchild = 0;  // 0: without limit
+  int maxtasksperchild = 0;     // 0: without limit
+  size_t max_growth_bytes = 0;  // 0: without limit
+  int processor = kAnyProcessor;
   // Of the pool's process, unless the worker is a fork of it.
   std::vector<CodeRange> code;
 };
@@ -45,9 +49,9 @@ class WorkerLoop {
     stop_.asked = &plan_.claim->asked_to_stop;
   }
 
-  // Returns the exit code: of success if the pool is closed, or after
-  // `maxtasksperchild` tasks; of failure if the initializer failed, or the
-  // pool's process is dead.
+  // Returns the exit code: of success if the pool is closed, or the worker has
+  // done its number of tasks, has grown too much, or was told to leave; of
+  // failure if the initializer failed, or the pool's process is dead.
   int Run();
 
  private:

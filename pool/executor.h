@@ -57,6 +57,21 @@ class TaskOutput {
 using TaskFunction = void (*)(std::span<const std::byte> input,
                               TaskOutput& output);
 
+// What a task runs. The rest is for people who read a timeline: the address of
+// the function that it calls, or 0; and the type of what it calls, as
+// std::type_info::name().
+struct TaskCode {
+  TaskCode() = default;
+  // Not explicit: who has nothing to say to people passes a function.
+  TaskCode(TaskFunction run_it) : run(run_it) {}  // NOLINT
+  TaskCode(TaskFunction run_it, uint64_t called, const char* type_called)
+      : run(run_it), function(called), type(type_called) {}
+
+  TaskFunction run = nullptr;
+  uint64_t function = 0;
+  const char* type = nullptr;
+};
+
 // Where the front receives what a task came to. Called by one thread at a time;
 // must not call the executor (but Post), nor throw.
 class TaskSink {
@@ -91,7 +106,7 @@ class Executor {
   // the worker dies. Errors: FailedPrecondition after Close or Terminate,
   // InvalidArgument if the input is larger than max_input_size() or a limit is
   // not more than zero, and what `encode` returned.
-  virtual absl::StatusOr<TaskId> Submit(TaskFunction function, size_t size,
+  virtual absl::StatusOr<TaskId> Submit(const TaskCode& code, size_t size,
                                         TaskOutput::Encoder encode,
                                         std::shared_ptr<TaskSink> sink,
                                         const TaskLimits& limits = {}) = 0;

@@ -5,6 +5,7 @@
 #define MP_POOL_EXECUTOR_OPTIONS_H_
 
 #include <cstddef>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -27,6 +28,7 @@ struct ExecutorOptions {
   absl::Duration idle_timeout = absl::InfiniteDuration();
   size_t max_growth_bytes = 0;
   std::vector<int> processors = {};
+  std::string timeline = {};
 };
 
 absl::Status InputTooLargeError(size_t size, size_t max_size);

@@ -38,11 +38,11 @@ class FrontExecutor::RetriedTask final
       public std::enable_shared_from_this<RetriedTask> {
  public:
   RetriedTask(std::shared_ptr<FrontExecutor> front, TaskId id,
-              TaskFunction function, std::vector<std::byte> input,
+              const TaskCode& code, std::vector<std::byte> input,
               std::shared_ptr<TaskSink> sink)
       : front_(std::move(front)),
         id_(id),
-        function_(function),
+        code_(code),
         input_(std::move(input)),
         sink_(std::move(sink)) {}
 
@@ -116,7 +116,7 @@ class FrontExecutor::RetriedTask final
   // executor calls no sinks in Submit, nor does it wait for who calls them.)
   absl::Status SubmitAttempt() {
     const absl::StatusOr<TaskId> id = front_->workers_->Submit(
-        function_, input_.size(),
+        code_, input_.size(),
         [this](std::span<std::byte> out) {
           std::copy(input_.begin(), input_.end(), out.begin());
           return absl::OkStatus();
@@ -175,7 +175,7 @@ class FrontExecutor::RetriedTask final
 
   const std::shared_ptr<FrontExecutor> front_;
   const TaskId id_;
-  const TaskFunction function_;
+  const TaskCode code_;
   const std::vector<std::byte> input_;
   std::shared_ptr<TaskSink> sink_;
   std::vector<std::vector<std::byte>> parts_;  // of the present attempt
@@ -228,7 +228,7 @@ FrontExecutor::FrontExecutor(std::shared_ptr<Executor> workers,
       limits_({.soft = options_.soft_timeout, .hard = options_.timeout}) {}
 
 absl::StatusOr<TaskId> FrontExecutor::SubmitRetried(
-    TaskFunction function, size_t size, TaskOutput::Encoder encode,
+    const TaskCode& code, size_t size, TaskOutput::Encoder encode,
     std::shared_ptr<TaskSink> sink) {
   if (options_.retries < 0) {
     return absl::InvalidArgumentError(
@@ -246,7 +246,7 @@ absl::StatusOr<TaskId> FrontExecutor::SubmitRetried(
   {
     const std::lock_guard lock(mutex_);
     id = ++last_id_;
-    task = std::make_shared<RetriedTask>(shared_from_this(), id, function,
+    task = std::make_shared<RetriedTask>(shared_from_this(), id, code,
                                          std::move(input), std::move(sink));
     tasks_.emplace(id, task);
   }

@@ -65,7 +65,7 @@ class FrontExecutor final : public Executor,
   const TaskOptions& options() const { return options_; }
 
   // The limits are those of the options.
-  absl::StatusOr<TaskId> Submit(TaskFunction function, size_t size,
+  absl::StatusOr<TaskId> Submit(const TaskCode& code, size_t size,
                                 TaskOutput::Encoder encode,
                                 std::shared_ptr<TaskSink> sink,
                                 const TaskLimits& = {}) override {
@@ -74,9 +74,9 @@ class FrontExecutor final : public Executor,
       return PoolClosedError();
     }
     if (ABSL_PREDICT_FALSE(options_.retries != 0)) {
-      return SubmitRetried(function, size, encode, std::move(sink));
+      return SubmitRetried(code, size, encode, std::move(sink));
     }
-    return workers_->Submit(function, size, encode, std::move(sink), limits_);
+    return workers_->Submit(code, size, encode, std::move(sink), limits_);
   }
   bool Cancel(TaskId id, CancelMode mode = CancelMode::kUnbegun) override;
   size_t max_input_size() const override { return workers_->max_input_size(); }
@@ -129,7 +129,7 @@ class FrontExecutor final : public Executor,
                 std::shared_ptr<Retried> retried, TaskOptions options);
 
   bool IsForkedCopy() const { return Liveness::Self() != owner_; }
-  absl::StatusOr<TaskId> SubmitRetried(TaskFunction function, size_t size,
+  absl::StatusOr<TaskId> SubmitRetried(const TaskCode& code, size_t size,
                                        TaskOutput::Encoder encode,
                                        std::shared_ptr<TaskSink> sink);
   void Forget(TaskId id);

@@ -54,20 +54,20 @@ std::span<const std::byte> Bytes(std::string_view text) {
 class ScriptedExecutor final : public Executor {
  public:
   struct Attempt {
-    TaskFunction function;
+    TaskCode code;
     std::string input;
     std::shared_ptr<TaskSink> sink;
     TaskLimits limits;
   };
 
-  absl::StatusOr<TaskId> Submit(TaskFunction function, size_t size,
+  absl::StatusOr<TaskId> Submit(const TaskCode& code, size_t size,
                                 TaskOutput::Encoder encode,
                                 std::shared_ptr<TaskSink> sink,
                                 const TaskLimits& limits) override {
     if (!refusal.ok()) return refusal;
     std::vector<std::byte> input(size);
     if (absl::Status encoded = encode(input); !encoded.ok()) return encoded;
-    attempts.push_back({function, Text(input), std::move(sink), limits});
+    attempts.push_back({code, Text(input), std::move(sink), limits});
     return attempts.size() * 10;
   }
   bool Cancel(TaskId id, CancelMode mode) override {
@@ -223,7 +223,7 @@ TEST_F(FrontExecutorTest, TaskIsSubmittedAgainWhenItsWorkerHasDied) {
   workers_->RunPosted();
   ASSERT_THAT(workers_->attempts, SizeIs(2));
   EXPECT_EQ(workers_->attempts[1].input, "input");
-  EXPECT_EQ(workers_->attempts[1].function, &Run);
+  EXPECT_EQ(workers_->attempts[1].code.run, &Run);
   workers_->attempts[1].sink->Part(Bytes("a"));
   workers_->attempts[1].sink->Part(Bytes("b"));
   EXPECT_THAT(sink_->parts, IsEmpty()) << "it may still be lost";

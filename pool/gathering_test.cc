@@ -30,7 +30,7 @@ using ::testing::IsEmpty;
 // Runs nothing; for who waits.
 class IdleExecutor final : public Executor {
  public:
-  absl::StatusOr<TaskId> Submit(TaskFunction, size_t, TaskOutput::Encoder,
+  absl::StatusOr<TaskId> Submit(const TaskCode&, size_t, TaskOutput::Encoder,
                                 std::shared_ptr<TaskSink>,
                                 const TaskLimits&) override {
     return absl::UnimplementedError("");

@@ -43,7 +43,8 @@ absl::StatusOr<Pool> Pool::Create(const PoolOptions& options) {
       .start_method = options.start_method.value_or(GetStartMethod()),
       .idle_timeout = options.idle_timeout,
       .max_growth_bytes = options.max_growth_bytes,
-      .processors = options.processors};
+      .processors = options.processors,
+      .timeline = options.timeline};
   if (options.workers == PoolWorkers::kThreads) {
     auto threads = pool_internal::ThreadExecutor::Create(executor_options);
     if (!threads.ok()) return threads.status();

@@ -71,6 +71,7 @@
 #include <cstddef>
 #include <memory>
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -127,6 +128,10 @@ struct PoolOptions {
   // second on the second, and so on, and then on the first again. Numbers as of
   // sched_setaffinity(2).
   std::vector<int> processors = {};
+  // Not empty: a file that is written anew, with what each worker did and when,
+  // for ui.perfetto.dev: see docs/timeline.md. Costs about a microsecond for
+  // each task; a chunk of a map is one task.
+  std::string timeline = {};
   // How workers that are processes are started: see mp/process/process.h. By
   // default as GetStartMethod() says when the pool is made.
   std::optional<StartMethod> start_method = std::nullopt;

@@ -233,7 +233,7 @@ auto PoolCalls::Submit(F function, const A&... arguments) const {
   auto state = std::make_shared<pool_internal::ResultState<Value>>(executor_);
   const size_t size = Task::InputSize(arguments...);
   const absl::StatusOr<pool_internal::TaskId> id = executor_->Submit(
-      &Task::Run, size,
+      pool_internal::CodeOf(&Task::Run, function), size,
       [&](std::span<std::byte> out) {
         return Task::EncodeInput(function, out, arguments...);
       },
@@ -322,6 +322,7 @@ auto PoolCalls::SubmitMap(
   // So many ahead that no worker waits, but not the whole input.
   const int ahead = 4 * executor_->workers();
   Chunks chunks(function, items, chunksize, executor_->max_input_size());
+  const internal::TaskCode code = internal::CodeOf(&Task::Run, function);
   internal::Chunk chunk;
   std::vector<internal::TaskId> ids;
   while (chunks.Next(chunk)) {
@@ -330,7 +331,7 @@ auto PoolCalls::SubmitMap(
     absl::Status status = chunk.error;
     if (status.ok()) {
       const absl::StatusOr<internal::TaskId> id = executor_->Submit(
-          &Task::Run, chunk.input.size(),
+          code, chunk.input.size(),
           [&chunk](std::span<std::byte> out) {
             std::copy(chunk.input.begin(), chunk.input.end(), out.begin());
             return absl::OkStatus();
@@ -362,7 +363,7 @@ auto PoolCalls::MakeStream(F function, Items&& items, bool ordered,
   auto bar = StartBar(items);
   return ResultStream<Value>(std::make_unique<internal::Stream<Value>>(
       executor_,
-      internal::StreamPlan{.function = &Task::Run,
+      internal::StreamPlan{.code = internal::CodeOf(&Task::Run, function),
                            .chunks = std::make_unique<Chunks>(
                                function, std::forward<Items>(items), chunksize,
                                executor_->max_input_size()),

@@ -120,7 +120,7 @@ absl::StatusOr<std::unique_ptr<ProcessExecutor>> ProcessExecutor::Create(
   // Not make_unique: the constructor is private.
   std::unique_ptr<ProcessExecutor> executor(
       new ProcessExecutor(options, *std::move(board)));
-  if (absl::Status status = executor->Start(); !status.ok()) {
+  if (absl::Status status = executor->Start(options); !status.ok()) {
     executor->UndoStart();
     return status;
   }
@@ -150,7 +150,13 @@ ProcessExecutor::~ProcessExecutor() {
   Join(Deadline::Infinite()).IgnoreError();
 }
 
-absl::Status ProcessExecutor::Start() {
+absl::Status ProcessExecutor::Start(const ExecutorOptions& options) {
+  if (!options.timeline.empty()) {
+    absl::StatusOr<std::unique_ptr<Timeline>> timeline =
+        Timeline::Create(options.timeline);
+    if (!timeline.ok()) return timeline.status();
+    timeline_ = *std::move(timeline);
+  }
   wake_supervisor_.reset(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!wake_supervisor_) return ErrnoStatus(errno, "eventfd");
   for (size_t i = 0; i < wanted_; ++i) {
@@ -207,6 +213,8 @@ absl::Status ProcessExecutor::StartWorker(size_t index) {
                      .processor = processors_.empty()
                                       ? WorkerPlan::kAnyProcessor
                                       : processors_[index % processors_.size()],
+                     .place = index,
+                     .has_timeline = timeline_ != nullptr,
                      .code = start_method_ == StartMethod::kFork
                                  ? std::vector<CodeRange>()
                                  : LoadedCode()};
@@ -220,6 +228,9 @@ absl::Status ProcessExecutor::StartWorker(size_t index) {
                    .start_method = start_method_},
                   RunWorker, std::move(plan));
   if (absl::Status status = process.Start(); !status.ok()) return status;
+  if (timeline_ != nullptr) {
+    timeline_->StartWorker(index, process.name(), process.pid().value_or(0));
+  }
   const std::lock_guard lock(mutex_);
   Worker& worker = workers_[index];
   worker.process = std::move(process);
@@ -234,7 +245,7 @@ absl::Status ProcessExecutor::StartWorker(size_t index) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<TaskId> ProcessExecutor::Submit(TaskFunction function,
+absl::StatusOr<TaskId> ProcessExecutor::Submit(const TaskCode& code,
                                                size_t size,
                                                TaskOutput::Encoder encode,
                                                std::shared_ptr<TaskSink> sink,
@@ -250,16 +261,15 @@ absl::StatusOr<TaskId> ProcessExecutor::Submit(TaskFunction function,
   if (free_.empty()) {
     free_.push_back(static_cast<uint32_t>(pending_.size()));
     pending_.emplace_back();
+    if (timeline_ != nullptr) traces_.emplace_back();
   }
   const uint32_t index = free_.back();
   // One that an encoder has failed in keeps the number that it did not use.
   pending_[index].number.reset();
   bool first_to_wait = false;
   absl::Status encoded;
-  Waiting waiting = {.index = index,
-                     .function = function,
-                     .limits = ToHeader(limits),
-                     .input = {}};
+  Waiting waiting = {
+      .index = index, .run = code.run, .limits = ToHeader(limits), .input = {}};
   if (!backlog_.empty() || !PutTask(waiting, size, encode, &encoded)) {
     waiting.input.resize(size);
     encoded = encode(waiting.input);
@@ -272,6 +282,9 @@ absl::StatusOr<TaskId> ProcessExecutor::Submit(TaskFunction function,
   free_.pop_back();
   Pending& pending = pending_[index];
   pending.sink = std::move(sink);
+  if (ABSL_PREDICT_FALSE(timeline_ != nullptr)) {
+    traces_[index] = {.code = code, .submitted = MonotonicNanos()};
+  }
   const TaskId id = TaskId{pending.generation} << 32 | index;
   if (first_to_wait) {
     // Store, fence, look at the ring's head, which workers store before they
@@ -292,10 +305,9 @@ bool ProcessExecutor::PutTask(const Waiting& task, size_t size,
                               TaskOutput::Encoder encode, absl::Status* error) {
   const bool has_limits = task.limits.soft != LimitsHeader::kNone ||
                           task.limits.hard != LimitsHeader::kNone;
-  const TaskHeader header = {
-      .function = reinterpret_cast<uintptr_t>(task.function),
-      .index = task.index,
-      .has_limits = has_limits ? 1u : 0u};
+  const TaskHeader header = {.function = reinterpret_cast<uintptr_t>(task.run),
+                             .index = task.index,
+                             .has_limits = has_limits ? 1u : 0u};
   const size_t head =
       sizeof(TaskHeader) + (has_limits ? sizeof(LimitsHeader) : 0);
   // Only this process puts tasks, and under mutex_: nobody else is waited for.
@@ -370,7 +382,19 @@ size_t ProcessExecutor::DeliverResults() {
       if (sink != nullptr) sink->Part(bytes);
       return;
     }
-    const std::shared_ptr<TaskSink> sink = TakeSink(header.index);
+    Trace trace;
+    const std::shared_ptr<TaskSink> sink = TakeSink(header.index, &trace);
+    if (ABSL_PREDICT_FALSE(timeline_ != nullptr)) {
+      const auto times = ReadHeader<TaskTimes>(bytes);
+      timeline_->AddTask(
+          times.place,
+          {.code = trace.code,
+           .submitted = trace.submitted,
+           .begin = times.begin_nanos,
+           .end = times.end_nanos,
+           .outcome =
+               header.kind == ResultHeader::kFinish ? "done" : "failed"});
+    }
     if (sink == nullptr) return;  // failed meanwhile, by Terminate
     if (header.kind == ResultHeader::kFinish) {
       sink->Finish(bytes);
@@ -393,11 +417,17 @@ size_t ProcessExecutor::DeliverResults() {
   // Often enough: of fewer than 2^31 tasks there is room for the results.
   removed_ = FullNumber(removed_, board_.tasks.gotten());
   PutBacklog();
+  if (ABSL_PREDICT_FALSE(timeline_ != nullptr)) {
+    timeline_->CountWaiting(board_.tasks.size() + backlog_.size());
+  }
   return size;
 }
 
-std::shared_ptr<TaskSink> ProcessExecutor::TakeSink(uint32_t index) {
+// `*trace` is set if there is a timeline.
+std::shared_ptr<TaskSink> ProcessExecutor::TakeSink(uint32_t index,
+                                                    Trace* trace) {
   const std::lock_guard lock(mutex_);
+  if (trace != nullptr && index < traces_.size()) *trace = traces_[index];
   if (index >= pending_.size() || pending_[index].sink == nullptr) {
     return nullptr;
   }
@@ -622,6 +652,7 @@ void ProcessExecutor::Supervise() {
   const std::lock_guard lock(delivery_mutex_);
   DeliverResults();
   FailAll(PoolTerminatedError());
+  if (timeline_ != nullptr) timeline_->Finish();
   board_.results.Close();
 }
 
@@ -770,12 +801,32 @@ void ProcessExecutor::SettleDeath(size_t index) {
     worker.running = false;
     worker.process = Process();
   }
+  if (timeline_ != nullptr) {
+    if (sink != nullptr) TraceDeath(index, task);
+    timeline_->EndWorker(index, DescribeEnd(exitcode));
+  }
   if (sink != nullptr) {
     TakeSink(task);
     sink->Fail(over_limit ? HardLimitError(name, pid, hard_limit)
                           : WorkerDiedError(name, pid, exitcode,
                                             worker.last_words->Read()));
   }
+}
+
+// In the timeline: a worker has died that had a task.
+void ProcessExecutor::TraceDeath(size_t place, uint32_t index) {
+  Trace trace;
+  {
+    const std::lock_guard lock(mutex_);
+    if (index >= traces_.size()) return;
+    trace = traces_[index];
+  }
+  timeline_->AddTask(place, {.code = trace.code,
+                             .submitted = trace.submitted,
+                             .begin = workers_[place].claim->begun_nanos.load(
+                                 std::memory_order_relaxed),
+                             .end = MonotonicNanos(),
+                             .outcome = "worker died"});
 }
 
 // A worker has died, or left, that had no task. REQUIRES: delivery_mutex_ held.

@@ -52,6 +52,7 @@
 #include "mp/pool/last_words.h"
 #include "mp/pool/pool_stats.h"
 #include "mp/pool/task_board.h"
+#include "mp/pool/timeline.h"
 #include "mp/process/process.h"
 #include "mp/process/start_method.h"
 #include "mp/shm/adaptive_spin.h"
@@ -71,7 +72,7 @@ class ProcessExecutor final : public Executor {
   // that process's.
   ~ProcessExecutor() override;
 
-  absl::StatusOr<TaskId> Submit(TaskFunction function, size_t size,
+  absl::StatusOr<TaskId> Submit(const TaskCode& code, size_t size,
                                 TaskOutput::Encoder encode,
                                 std::shared_ptr<TaskSink> sink,
                                 const TaskLimits& limits) override;
@@ -107,6 +108,12 @@ class ProcessExecutor final : public Executor {
     bool asked_to_stop = false;      // in some worker's claim
   };
 
+  // Of a task, for the timeline.
+  struct Trace {
+    TaskCode code;
+    int64_t submitted = 0;
+  };
+
   struct Worker {
     std::shared_ptr<Claim> claim;
     std::shared_ptr<LastWords> last_words;
@@ -131,7 +138,7 @@ class ProcessExecutor final : public Executor {
 
   ProcessExecutor(const ExecutorOptions& options, TaskBoard board);
 
-  absl::Status Start();
+  absl::Status Start(const ExecutorOptions& options);
   void UndoStart();
   absl::Status AddWorker();
   absl::Status StartWorker(size_t index);
@@ -153,6 +160,7 @@ class ProcessExecutor final : public Executor {
   bool KillWorkerOf(uint32_t index);
   uint64_t TaskOf(uint32_t index) const;
   void FreeEntry(uint32_t index);
+  void TraceDeath(size_t place, uint32_t index);
   void CountIdleDeath(const Worker& worker, std::string_view name, pid_t pid,
                       int exitcode);
   bool NeedsWorkers() const;
@@ -162,7 +170,7 @@ class ProcessExecutor final : public Executor {
   Deadline SendAway();
   void FailPool(absl::Status error);
   void FailAll(const absl::Status& error);
-  std::shared_ptr<TaskSink> TakeSink(uint32_t index);
+  std::shared_ptr<TaskSink> TakeSink(uint32_t index, Trace* trace = nullptr);
   void Interrupt();
 
   const Initializer initializer_;
@@ -172,6 +180,7 @@ class ProcessExecutor final : public Executor {
   const absl::Duration idle_timeout_;
   const StartMethod start_method_;
   TaskBoard board_;
+  std::unique_ptr<Timeline> timeline_;  // or null
 
   // Guards what submitters touch. Taken after delivery_mutex_.
   mutable InPlaceLock mutex_;
@@ -179,6 +188,7 @@ class ProcessExecutor final : public Executor {
   absl::Status failure_;  // why there are no more tasks, if not OK
   std::vector<Pending> pending_;
   std::vector<uint32_t> free_;
+  std::vector<Trace> traces_;  // as pending_, if there is a timeline
   // How many tasks have been put into the ring, and were removed when it was
   // looked at last. The ring counts modulo 2^32, which is too little for a task
   // that runs for hours.
@@ -187,7 +197,7 @@ class ProcessExecutor final : public Executor {
   // Tasks that found the ring full, oldest first; later ones queue behind them.
   struct Waiting {
     uint32_t index;
-    TaskFunction function;
+    TaskFunction run;
     LimitsHeader limits;
     std::vector<std::byte> input;
   };

@@ -80,7 +80,7 @@ namespace pool_internal {
 
 // What a stream is to do.
 struct StreamPlan {
-  TaskFunction function;  // StreamTask::Run
+  TaskCode code;  // StreamTask::Run
   std::unique_ptr<ChunkSource> chunks;
   bool ordered;
   size_t chunksize;
@@ -353,7 +353,7 @@ class Stream {
     absl::Status status = chunk_.error;
     if (status.ok()) {
       const absl::StatusOr<TaskId> id = executor_->Submit(
-          plan_.function, chunk_.input.size(),
+          plan_.code, chunk_.input.size(),
           [this](std::span<std::byte> out) {
             std::copy(chunk_.input.begin(), chunk_.input.end(), out.begin());
             return absl::OkStatus();

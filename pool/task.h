@@ -16,6 +16,7 @@
 #include <string>
 #include <tuple>
 #include <type_traits>
+#include <typeinfo>
 #include <utility>
 #include <vector>
 
@@ -50,6 +51,12 @@ uint64_t FunctionAddress(F function) {
   } else {
     return 0;
   }
+}
+
+// A task that runs `run`, which calls `function`.
+template <class F>
+TaskCode CodeOf(TaskFunction run, F function) {
+  return TaskCode(run, FunctionAddress(function), typeid(F).name());
 }
 
 // In the worker. The error, which nobody should have, is of the task.

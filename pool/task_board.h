@@ -80,6 +80,14 @@ struct ResultHeader {
   Kind kind;
 };
 
+// Behind the header of what ends a task, if the pool has a timeline.
+// CLOCK_MONOTONIC.
+struct TaskTimes {
+  int64_t begin_nanos;
+  int64_t end_nanos;
+  uint64_t place;  // of the worker
+};
+
 inline constexpr char kPoolMemoryOverwritten[] =
     "a pool's memory was overwritten";
 
@@ -133,6 +141,8 @@ struct alignas(64) Claim {
   // Written by the pool's process. Not 0: the worker is to leave before it
   // takes another task; if it sleeps, Ring::WakeAll() has it look.
   std::atomic<uint32_t> told_to_leave{0};
+  // When the task began, if the pool has a timeline.
+  std::atomic<int64_t> begun_nanos{0};
   WorkerMeter meter;
 };
 

@@ -56,6 +56,7 @@ class ThreadExecutor::Output final : public TaskOutput {
   void Fail(const absl::Status& error) override {
     if (ended_) return;
     ended_ = true;
+    failed_ = true;
     const std::lock_guard lock(executor_.delivery_mutex_);
     const auto sink = std::exchange(task_.sink, nullptr);
     if (sink != nullptr) sink->Fail(DeepCopy(error));
@@ -66,6 +67,7 @@ class ThreadExecutor::Output final : public TaskOutput {
     return ResultTooLargeError(size, max_size());
   }
   bool ended() const { return ended_; }
+  bool failed() const { return failed_; }
 
  private:
   void Put(size_t size, Encoder encode, bool last) {
@@ -88,6 +90,7 @@ class ThreadExecutor::Output final : public TaskOutput {
   ThreadExecutor& executor_;
   Task& task_;
   bool ended_ = false;
+  bool failed_ = false;
 };
 
 absl::StatusOr<std::unique_ptr<ThreadExecutor>> ThreadExecutor::Create(
@@ -101,6 +104,14 @@ absl::StatusOr<std::unique_ptr<ThreadExecutor>> ThreadExecutor::Create(
   // Not make_unique: the constructor is private.
   std::unique_ptr<ThreadExecutor> executor(
       new ThreadExecutor(options, *max_input, *max_result));
+  if (!options.timeline.empty()) {
+    auto timeline = Timeline::Create(options.timeline);
+    if (!timeline.ok()) {
+      executor->callbacks_.End();  // there is no thread to say so
+      return timeline.status();
+    }
+    executor->timeline_ = *std::move(timeline);
+  }
   if (absl::Status status = executor->Start(); !status.ok()) return status;
   return executor;
 }
@@ -217,8 +228,7 @@ PoolStats ThreadExecutor::Stats() const {
   return stats;
 }
 
-absl::StatusOr<TaskId> ThreadExecutor::Submit(TaskFunction function,
-                                              size_t size,
+absl::StatusOr<TaskId> ThreadExecutor::Submit(const TaskCode& code, size_t size,
                                               TaskOutput::Encoder encode,
                                               std::shared_ptr<TaskSink> sink,
                                               const TaskLimits& limits) {
@@ -231,7 +241,8 @@ absl::StatusOr<TaskId> ThreadExecutor::Submit(TaskFunction function,
     if (!failure_.ok()) return DeepCopy(failure_);
     if (state_ != State::kRunning) return PoolClosedError();
     auto task = std::make_shared<Task>();
-    task->function = function;
+    task->code = code;
+    if (timeline_ != nullptr) task->submitted_nanos = MonotonicNanos();
     task->input.resize(size);
     // Under the lock, as in the other executor: tasks start in this order.
     if (absl::Status encoded = encode(task->input); !encoded.ok()) {
@@ -315,6 +326,12 @@ bool ThreadExecutor::WorkAsOne(Worker& worker) {
     worker.name = name;
     worker.tasks = 0;
   }
+  if (timeline_ != nullptr) {
+    timeline_->StartWorker(worker.place, name, gettid());
+  }
+  const absl::Cleanup leaves = [&] {
+    if (timeline_ != nullptr) timeline_->EndWorker(worker.place, "left");
+  };
   const absl::Cleanup destroy_object = [] { CurrentWorkerObject() = {}; };
   if (options_.initializer) {
     absl::StatusOr<WorkerObject> object = options_.initializer.Run();
@@ -331,7 +348,7 @@ bool ThreadExecutor::WorkAsOne(Worker& worker) {
        ++tasks) {
     const std::shared_ptr<Task> task = NextTask(worker);
     if (task == nullptr) return false;
-    RunTask(*task);
+    RunTask(worker, *task);
     const std::lock_guard lock(mutex_);
     worker.running = nullptr;
     ++worker.tasks;
@@ -382,7 +399,8 @@ std::shared_ptr<ThreadExecutor::Task> ThreadExecutor::NextTask(Worker& worker) {
   }
 }
 
-void ThreadExecutor::RunTask(Task& task) {
+void ThreadExecutor::RunTask(const Worker& worker, Task& task) {
+  const int64_t begin = timeline_ != nullptr ? MonotonicNanos() : 0;
   Output output(*this, task);
   TaskStop stop;
   stop.asked = &task.asked_to_stop;
@@ -396,11 +414,19 @@ void ThreadExecutor::RunTask(Task& task) {
   SetThreadTaskStop(&stop);
   const absl::Cleanup ended = [] { SetThreadTaskStop(nullptr); };
   try {
-    task.function(task.input, output);
+    task.code.run(task.input, output);
   } catch (...) {
     output.Fail(ExceptionError());
   }
   MP_CHECK(output.ended()) << "a task without an end";
+  if (timeline_ == nullptr) return;
+  timeline_->AddTask(worker.place,
+                     {.code = task.code,
+                      .submitted = task.submitted_nanos,
+                      .begin = begin,
+                      .end = MonotonicNanos(),
+                      .outcome = output.failed() ? "failed" : "done"});
+  timeline_->CountWaiting(queued_.load(std::memory_order_relaxed));
 }
 
 // ---- the end ----
@@ -504,6 +530,7 @@ void ThreadExecutor::CallBack() {
                          Deadline::Infinite());
     callbacks_.RunAll();
   } while (!all_left());
+  if (timeline_ != nullptr) timeline_->Finish();
   callbacks_.End();
 }
 

@@ -31,6 +31,7 @@
 #include "mp/pool/executor.h"
 #include "mp/pool/executor_options.h"
 #include "mp/pool/pool_stats.h"
+#include "mp/pool/timeline.h"
 #include "mp/pool/worker_meter.h"
 #include "mp/shm/adaptive_spin.h"
 #include "mp/shm/gate.h"
@@ -48,7 +49,7 @@ class ThreadExecutor final : public Executor {
   // does nothing: the threads are not there.
   ~ThreadExecutor() override;
 
-  absl::StatusOr<TaskId> Submit(TaskFunction function, size_t size,
+  absl::StatusOr<TaskId> Submit(const TaskCode& code, size_t size,
                                 TaskOutput::Encoder encode,
                                 std::shared_ptr<TaskSink> sink,
                                 const TaskLimits& limits) override;
@@ -72,7 +73,8 @@ class ThreadExecutor final : public Executor {
   enum class State { kRunning, kClosing, kTerminated };
 
   struct Task {
-    TaskFunction function;
+    TaskCode code;
+    int64_t submitted_nanos = 0;  // if there is a timeline
     std::vector<std::byte> input;
     std::shared_ptr<TaskSink> sink;  // null: has failed; see delivery_mutex_
     TaskId id;
@@ -102,7 +104,7 @@ class ThreadExecutor final : public Executor {
   // Does as many tasks as a worker does. False if there will be no more.
   bool WorkAsOne(Worker& worker);
   std::shared_ptr<Task> NextTask(Worker& worker);
-  void RunTask(Task& task);
+  void RunTask(const Worker& worker, Task& task);
   void AskToStop(TaskId id);
   void FailAll(absl::Status failure);
   void CallBack();
@@ -112,6 +114,7 @@ class ThreadExecutor final : public Executor {
   const ExecutorOptions options_;
   const size_t max_input_size_;
   const size_t max_result_size_;
+  std::unique_ptr<Timeline> timeline_;  // or null
 
   // Held while a sink is called. Taken before mutex_.
   InPlaceLock delivery_mutex_;

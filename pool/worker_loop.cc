@@ -45,8 +45,13 @@ void StayOn(int processor) {
 
 class WorkerOutput final : public TaskOutput {
  public:
-  WorkerOutput(TaskBoard& board, ForeignCode& code, uint32_t index)
-      : board_(board), code_(code), index_(index) {}
+  WorkerOutput(WorkerPlan& plan, ForeignCode& code, uint32_t index)
+      : plan_(plan), code_(code), index_(index) {
+    if (ABSL_PREDICT_FALSE(plan.has_timeline)) {
+      begun_nanos_ = MonotonicNanos();
+      plan.claim->begun_nanos.store(begun_nanos_, std::memory_order_relaxed);
+    }
+  }
 
   void Part(size_t size, Encoder encode) override {
     Put(ResultHeader::kPart, size, encode);
@@ -67,7 +72,10 @@ class WorkerOutput final : public TaskOutput {
     return code_.Find(address);
   }
 
-  size_t max_size() const override { return board_.max_result_size(); }
+  size_t max_size() const override {
+    return plan_.board.max_result_size() -
+           (plan_.has_timeline ? sizeof(TaskTimes) : 0);
+  }
 
   absl::Status TooLarge(size_t size) const override {
     return ResultTooLargeError(size, max_size());
@@ -79,15 +87,21 @@ class WorkerOutput final : public TaskOutput {
   void Put(ResultHeader::Kind kind, size_t size, Encoder encode) {
     MP_CHECK(!ended_) << "a task that ends twice";
     const ResultHeader header = {.index = index_, .kind = kind};
+    const bool has_times = plan_.has_timeline && kind != ResultHeader::kPart;
+    const TaskTimes times = {.begin_nanos = begun_nanos_,
+                             .end_nanos = has_times ? MonotonicNanos() : 0,
+                             .place = plan_.place};
+    const size_t head = sizeof(header) + (has_times ? sizeof(times) : 0);
     absl::Status encoded;
-    const RingResult result = board_.results.Put(
-        sizeof(header) + size,
+    const RingResult result = plan_.board.results.Put(
+        head + size,
         [&](std::byte* to, uint32_t) {
           memcpy(to, &header, sizeof(header));
-          encoded = encode(std::span(to + sizeof(header), size));
+          if (has_times) memcpy(to + sizeof(header), &times, sizeof(times));
+          encoded = encode(std::span(to + head, size));
           return encoded.ok();
         },
-        Deadline::Infinite(), Ring::WatchOne{board_.owner});
+        Deadline::Infinite(), Ring::WatchOne{plan_.board.owner});
     switch (result) {
       case RingResult::kDone:
         ended_ = kind != ResultHeader::kPart;
@@ -102,9 +116,10 @@ class WorkerOutput final : public TaskOutput {
     }
   }
 
-  TaskBoard& board_;
+  WorkerPlan& plan_;
   ForeignCode& code_;
   const uint32_t index_;
+  int64_t begun_nanos_ = 0;
   bool ended_ = false;
 };
 
@@ -223,7 +238,7 @@ void WorkerLoop::AwaitVerdict() {
 
 void WorkerLoop::Do(const Taken& taken) {
   TaskBoard& board = plan_.board;
-  WorkerOutput output(board, code_, taken.header.index);
+  WorkerOutput output(plan_, code_, taken.header.index);
   // Behind the release of the ring's lock: pairs with the fences of who cancels
   // and who submits.
   FenceBeforeNotifyAfterRmw();
@@ -321,7 +336,7 @@ auto WithParts(const WorkerPlan& plan, F f) {
   return f(plan.board.tasks, plan.board.results, plan.board.notices,
            plan.board.owner, plan.claim, plan.last_words, plan.initializer,
            plan.maxtasksperchild, plan.max_growth_bytes, plan.processor,
-           plan.code);
+           plan.place, plan.has_timeline, plan.code);
 }
 
 }  // namespace
@@ -350,6 +365,8 @@ WorkerPlan Codec<WorkerPlan>::Read(Reader& reader) {
       .maxtasksperchild = reader.Read<int>(),
       .max_growth_bytes = reader.Read<size_t>(),
       .processor = reader.Read<int>(),
+      .place = reader.Read<uint64_t>(),
+      .has_timeline = reader.Read<bool>(),
       .code = reader.Read<std::vector<CodeRange>>()};
 }
 

@@ -35,6 +35,8 @@ struct WorkerPlan {
   int maxtasksperchild = 0;     // 0: without limit
   size_t max_growth_bytes = 0;  // 0: without limit
   int processor = kAnyProcessor;
+  uint64_t place = 0;
+  bool has_timeline = false;
   // Of the pool's process, unless the worker is a fork of it.
   std::vector<CodeRange> code;
 };

@@ -19,6 +19,10 @@ void CallbackQueue::Add(std::function<void()> callback) {
   has_any_.store(true, std::memory_order_release);
 }
 
+bool CallbackQueue::RunsHere() const {
+  return running_callback_of == this && !ended();
+}
+
 void CallbackQueue::RunAll() {
   for (;;) {
     std::function<void()> callback;
@@ -56,7 +60,7 @@ void CallbackQueue::End() {
 
 absl::Status CallbackQueue::WaitForEnd(Deadline deadline) {
   const auto has_ended = [this] { return ended(); };
-  if (running_callback_of == this && !ended()) {
+  if (RunsHere()) {
     return absl::FailedPreconditionError(
         "a callback of a pool waits for the pool's end, which waits for it");
   }

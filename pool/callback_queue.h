@@ -38,6 +38,9 @@ class CallbackQueue {
     if (ended()) RunAll();
   }
 
+  // Whether the calling thread runs one of them, and has not come to its end.
+  bool RunsHere() const;
+
   bool HasAny() const { return has_any_.load(std::memory_order_acquire); }
   // Also those that come meanwhile.
   void RunAll();

@@ -15,6 +15,7 @@
 #include <functional>
 #include <memory>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "absl/functional/function_ref.h"
@@ -81,6 +82,8 @@ class TaskSink {
   // Each task ends with exactly one of these.
   virtual void Finish(std::span<const std::byte> bytes) = 0;
   virtual void Fail(absl::Status error) = 0;
+  // Instead of Fail, which it is unless overridden: its worker died.
+  virtual void WorkerDied(absl::Status error) { Fail(std::move(error)); }
 };
 
 // A task that was submitted, for its executor. No two have the same.
@@ -142,6 +145,10 @@ class Executor {
   // Runs `callback` soon, on the executor's own thread, one at a time. Not in a
   // forked copy.
   virtual void Post(std::function<void()> callback) = 0;
+
+  // Whether the calling thread is one that Join() waits for, so that Join()
+  // fails with FailedPrecondition.
+  virtual bool OnOwnThread() const { return false; }
 
   // No more tasks; the workers end when they have done those that are queued.
   virtual void Close() = 0;

@@ -11,7 +11,6 @@
 #include "absl/strings/string_view.h"
 #include "mp/pool/executor_options.h"
 #include "mp/pool/worker.h"
-#include "mp/pool/worker_died.h"
 
 namespace mp::pool_internal {
 namespace {
@@ -91,8 +90,13 @@ class FrontExecutor::RetriedTask final
     });
   }
 
-  void Fail(absl::Status error) override {
-    const bool died = IsWorkerDied(error);
+  void Fail(absl::Status error) override { Fail(std::move(error), false); }
+  void WorkerDied(absl::Status error) override { Fail(std::move(error), true); }
+
+ private:
+  enum class State { kUnderWay, kWaiting, kEnded };
+
+  void Fail(absl::Status error, bool died) {
     if (LeaveAttempt(/*may_retry=*/died) == State::kWaiting) {
       parts_.clear();
       front_->workers_->Post(
@@ -105,12 +109,13 @@ class FrontExecutor::RetriedTask final
     }
     End([&] {
       PassParts();
-      sink_->Fail(std::move(error));
+      if (died) {
+        sink_->WorkerDied(std::move(error));
+      } else {
+        sink_->Fail(std::move(error));
+      }
     });
   }
-
- private:
-  enum class State { kUnderWay, kWaiting, kEnded };
 
   // REQUIRES: mutex_ held, so that nobody sees the attempt without its id. (An
   // executor calls no sinks in Submit, nor does it wait for who calls them.)
@@ -293,7 +298,7 @@ absl::Status FrontExecutor::Resize(int workers) {
 }
 
 absl::Status FrontExecutor::Join(Deadline deadline) {
-  if (!IsForkedCopy() && retried_->closed()) {
+  if (!IsForkedCopy() && retried_->closed() && !workers_->OnOwnThread()) {
     if (!retried_->WaitForAll(*workers_, deadline)) {
       return absl::DeadlineExceededError("the pool's workers have not ended");
     }

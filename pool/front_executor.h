@@ -94,6 +94,7 @@ class FrontExecutor final : public Executor,
   void Post(std::function<void()> callback) override {
     workers_->Post(std::move(callback));
   }
+  bool OnOwnThread() const override { return workers_->OnOwnThread(); }
   void Close() override;
   void Terminate() override { workers_->Terminate(); }
   absl::Status Join(Deadline deadline) override;

@@ -108,7 +108,7 @@ class ScriptedExecutor final : public Executor {
     }
   }
   // The present attempt's worker.
-  void Die() { attempts.back().sink->Fail(WorkerDiedError("W", 1, -9)); }
+  void Die() { attempts.back().sink->WorkerDied(WorkerDiedError("W", 1, -9)); }
 
   absl::Status refusal;
   bool may_cancel = true;

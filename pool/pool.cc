@@ -1,7 +1,9 @@
 #include "mp/pool/pool.h"
 
 #include <memory>
+#include <mutex>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "mp/base/check.h"
@@ -78,6 +80,16 @@ Pool& Pool::operator=(Pool&& other) noexcept {
 Pool::~Pool() {
   if (executor_ == nullptr) return;
   executor_->Terminate();
+  if (executor_->OnOwnThread()) {
+    // A callback, or a task in a thread, which is on its way back through the
+    // executor: that stays for ever.
+    static std::mutex mutex;
+    static auto* const kept =
+        new std::vector<std::shared_ptr<pool_internal::FrontExecutor>>;
+    const std::lock_guard lock(mutex);
+    kept->push_back(executor_);
+    return;
+  }
   executor_->Join(Deadline::Infinite()).IgnoreError();
 }
 

@@ -139,7 +139,8 @@ class PoolCalls {
   // they come, for inputs of any length: ResultStream<R>, see
   // mp/pool/result_stream.h. Items travel in chunks of `chunksize`; results
   // come out when their chunk is done. The stream reads no more than
-  // `buffersize` items ahead (0: a default) of what it has handed out.
+  // `buffersize` items ahead (0: a default), or one chunk if that is more, of
+  // what it has handed out.
   template <class F, std::ranges::input_range Items>
   auto Imap(F function, Items&& items, size_t chunksize = 1,
             size_t buffersize = 0) const {

@@ -196,6 +196,85 @@ INSTANTIATE_TEST_SUITE_P(
     ::testing::Combine(::testing::Values(kExitWithHandlers),
                        ::testing::Values(kInMain, kInCallback)));
 
+// ---- the end of the program, or of a child, with pools open ----
+
+// Runs `body` in a child, which is to end with exit code 7, and its workers
+// with it.
+void ExpectEnds(const std::function<int(const Survivors&)>& body) {
+  Survivors survivors;
+  Process owner([&] { return body(survivors); });
+  ASSERT_THAT(owner.Start(), IsOk());
+  survivors.AwaitReady();
+  ASSERT_THAT(owner.Join(), IsOk());
+  EXPECT_EQ(owner.exitcode(), 7);
+  survivors.ExpectNone();
+}
+
+void DoNothing(int) {}
+
+// Workers inherit the handler: a polite signal does not end them.
+TEST_F(PoolEndTest, AChildThatHandlesSigtermEndsWithAnOpenPool) {
+  for (const bool returns : {false, true}) {
+    ExpectEnds([returns](const Survivors& survivors) {
+      signal(SIGTERM, DoNothing);
+      auto* const pool = new Pool({.processes = 2});
+      MP_CHECK_OK(pool->Apply(Square, 3).status());
+      survivors.SayReady();
+      if (!returns) Exit(7);
+      return 7;
+    });
+  }
+}
+
+TEST_F(PoolEndTest, AtExitACallbackMayDestroyAnotherPool) {
+  ExpectEnds([](const Survivors& survivors) -> int {
+    auto* const pool = new Pool({.processes = 1});
+    auto* const other = new std::optional<Pool>(PoolOptions{.processes = 1});
+    pool->ApplyAsync([] { absl::SleepFor(absl::InfiniteDuration()); })
+        .OnError([other](const absl::Status&) { other->reset(); });
+    survivors.SayReady();
+    std::exit(7);
+  });
+}
+
+TEST_F(PoolEndTest, AtExitACallbackMayMakeAnotherPool) {
+  ExpectEnds([](const Survivors& survivors) -> int {
+    auto* const pool = new Pool({.processes = 1});
+    pool->ApplyAsync([] { absl::SleepFor(absl::InfiniteDuration()); })
+        .OnError(
+            [](const absl::Status&) { const Pool other({.processes = 1}); });
+    survivors.SayReady();
+    std::exit(7);
+  });
+}
+
+TEST_F(PoolEndTest, AChildThatHasDroppedItsCopyExits) {
+  std::optional<Pool> pool(PoolOptions{.processes = 1});
+  Process child([&] {
+    pool.reset();
+    // Has what was freed used for something else.
+    std::vector<std::string> others;
+    for (size_t size = 16; size < 4096; size += 16) {
+      others.emplace_back(size, 'x');
+    }
+    std::exit(7);
+  });
+  ASSERT_THAT(child.Start(), IsOk());
+  ASSERT_THAT(child.Join(), IsOk());
+  EXPECT_EQ(child.exitcode(), 7);
+  EXPECT_THAT(pool->Apply(Square, 3), IsOkAndHolds(9));
+}
+
+TEST_F(PoolEndTest, ATaskInAThreadOfAStaticPoolExits) {
+  ExpectEnds([](const Survivors& survivors) {
+    static Pool pool({.processes = 1, .workers = PoolWorkers::kThreads});
+    survivors.SayReady();
+    pool.ApplyAsync([] { std::exit(7); });
+    absl::SleepFor(absl::InfiniteDuration());
+    return 0;
+  });
+}
+
 // ---- callbacks ----
 
 class PoolCallbackTest : public pool_internal::AnyWorkersTest {};
@@ -257,7 +336,43 @@ TEST_P(PoolCallbackTest, MayEndThePoolButNotWaitForThat) {
   EXPECT_THAT(pool.Join(), IsOk());
 }
 
+// The callback's thread is the one that would deliver the retried task.
+TEST_P(PoolCallbackTest, MayNotWaitForATaskThatMayBeRetried) {
+  Pool pool(With({.processes = 2}));
+  std::atomic<bool> called{false};
+  const auto later = pool.With({.retries = 1}).ApplyAsync([] {
+    absl::SleepFor(absl::Milliseconds(100));
+  });
+  pool.ApplyAsync(Square, 1).OnDone([&](const absl::StatusOr<int>&) {
+    pool.Close();
+    EXPECT_THAT(pool.Join(),
+                StatusIs(absl::StatusCode::kFailedPrecondition, _));
+    called = true;
+  });
+  while (!called) absl::SleepFor(absl::Milliseconds(1));
+  EXPECT_THAT(pool.Join(), IsOk());
+  EXPECT_THAT(later.Get(), IsOk());
+}
+
+TEST_P(PoolCallbackTest, MayDestroyThePool) {
+  std::optional<Pool> pool(With({.processes = 2}));
+  std::atomic<bool> called{false};
+  const auto result = pool->ApplyAsync(Square, 3);
+  result.OnDone([&](const absl::StatusOr<int>&) {
+    pool.reset();
+    called = true;
+  });
+  while (!called) absl::SleepFor(absl::Milliseconds(1));
+  EXPECT_THAT(result.Get(), IsOkAndHolds(9));
+}
+
 // ---- Ctrl-C ----
+
+TEST_F(PoolEndTest, ProgramsThatATaskRunsDieOfCtrlC) {
+  Pool pool({.processes = 1});
+  EXPECT_THAT(pool.Apply([] { return system("kill -INT $$; exit 7"); }),
+              IsOkAndHolds(SIGINT));
+}
 
 // Runs `body` in a process group of its own, which gets `signal` when it says
 // that it is ready.

@@ -7,9 +7,7 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <cstdlib>
 #include <iostream>
-#include <set>
 #include <span>
 #include <system_error>
 #include <utility>
@@ -51,6 +49,7 @@ bool IsSignalFromOutside(int exitcode) {
     case SIGINT:
     case SIGHUP:
     case SIGQUIT:
+    case -kExitCodeUnknown:  // perhaps
       return true;
     default:
       return false;
@@ -71,43 +70,6 @@ class DroppingSink final : public TaskSink {
   void Part(std::span<const std::byte>) override {}
   void Finish(std::span<const std::byte>) override {}
   void Fail(absl::Status) override {}
-};
-
-// A program that ends with pools open: their workers are daemons and get
-// killed, which must not look like deaths to be made good. Terminates the pools
-// first.
-class OpenPools {
- public:
-  static OpenPools& Get() {
-    static auto* const pools = new OpenPools;
-    return *pools;
-  }
-
-  void Add(ProcessExecutor* executor) {
-    const std::lock_guard lock(mutex_);
-    // Registered after a worker was started, so that this runs before what
-    // mp/process does at exit.
-    if (!registered_) {
-      std::atexit([] { Get().End(); });
-      registered_ = true;
-    }
-    open_.insert(executor);
-  }
-
-  void Remove(ProcessExecutor* executor) {
-    const std::lock_guard lock(mutex_);
-    open_.erase(executor);
-  }
-
- private:
-  void End() {
-    const std::lock_guard lock(mutex_);
-    for (ProcessExecutor* executor : open_) executor->EndAtExit();
-  }
-
-  std::mutex mutex_;
-  std::set<ProcessExecutor*> open_;
-  bool registered_ = false;
 };
 
 }  // namespace
@@ -145,7 +107,11 @@ ProcessExecutor::~ProcessExecutor() {
     new std::thread(std::move(supervisor_));
     return;
   }
-  OpenPools::Get().Remove(this);
+  if (at_exit_ != nullptr) {
+    finalizer_.Cancel();
+    const std::lock_guard lock(at_exit_->mutex);  // if it runs, until it has
+    at_exit_->executor = nullptr;
+  }
   Terminate();
   Join(Deadline::Infinite()).IgnoreError();
 }
@@ -171,7 +137,15 @@ absl::Status ProcessExecutor::Start(const ExecutorOptions& options) {
   } catch (const std::system_error& error) {
     return ErrnoStatus(error.code().value(), "pthread_create");
   }
-  OpenPools::Get().Add(this);
+  at_exit_ = std::make_shared<AtExit>();
+  at_exit_->executor = this;
+  finalizer_ = Finalizer(
+      [at_exit = at_exit_] {
+        const std::lock_guard lock(at_exit->mutex);
+        if (at_exit->executor == nullptr) return;
+        at_exit->executor->EndAtExit();
+      },
+      /*exit_priority=*/0);
   return absl::OkStatus();
 }
 
@@ -227,7 +201,13 @@ absl::Status ProcessExecutor::StartWorker(size_t index) {
                    .daemon = true,
                    .start_method = start_method_},
                   RunWorker, std::move(plan));
-  if (absl::Status status = process.Start(); !status.ok()) return status;
+  if (absl::Status status = process.Start(); !status.ok()) {
+    // There is none any more, but it may have begun, and have taken a task.
+    if (workers_[index].claim->task.load(std::memory_order_acquire) != 0) {
+      SettleClaim(index, process.name(), 0, -SIGKILL, MonotonicNanos());
+    }
+    return status;
+  }
   if (timeline_ != nullptr) {
     timeline_->StartWorker(index, process.name(), process.pid().value_or(0));
   }
@@ -540,6 +520,8 @@ bool ProcessExecutor::KillWorkerOf(uint32_t index) {
   for (Worker& worker : workers_) {
     Claim& claim = *worker.claim;
     if (claim.task.load(std::memory_order_relaxed) != task) continue;
+    // It may have died before it removed the task, which is another's now.
+    if (worker.running && !worker.process.IsAlive()) continue;
     claim.killed_for.store(task, std::memory_order_relaxed);
     std::atomic_thread_fence(std::memory_order_seq_cst);
     if (claim.task.load(std::memory_order_acquire) == task) {
@@ -642,11 +624,12 @@ void ProcessExecutor::Supervise() {
       MP_PCHECK(errno == EINTR) << "poll";
       continue;
     }
+    const int64_t now = MonotonicNanos();
     uint64_t ignored;
     [[maybe_unused]] const ssize_t drained =
         read(wake_supervisor_.get(), &ignored, sizeof(ignored));
     for (size_t i = 0; i < watched.size(); ++i) {
-      if (polled[i + 1].revents != 0) SettleDeath(watched[i]);
+      if (polled[i + 1].revents != 0) SettleDeath(watched[i], now);
     }
   }
   const std::lock_guard lock(delivery_mutex_);
@@ -751,13 +734,20 @@ bool ProcessExecutor::NeedsWorkers() const {
   return false;
 }
 
-void ProcessExecutor::SettleDeath(size_t index) {
+void ProcessExecutor::SettleDeath(size_t index, int64_t noticed_nanos) {
   Worker& worker = workers_[index];
   const std::string name = worker.process.name();
   const pid_t pid = worker.process.pid().value_or(0);
   worker.process.Join().IgnoreError();
   const int exitcode = worker.process.exitcode().value_or(kExitCodeUnknown);
+  SettleClaim(index, name, pid, exitcode, noticed_nanos);
+}
 
+// What a dead worker, which was seen to be dead at that time, leaves behind.
+void ProcessExecutor::SettleClaim(size_t index, const std::string& name,
+                                  pid_t pid, int exitcode,
+                                  int64_t noticed_nanos) {
+  Worker& worker = workers_[index];
   // The order of the reads matters: see the header.
   const std::lock_guard delivery(delivery_mutex_);
   const uint32_t removed = board_.tasks.gotten();
@@ -767,12 +757,13 @@ void ProcessExecutor::SettleDeath(size_t index) {
   }
   DeliverResults();
 
-  // Of the task that it claims. Only a kill by somebody else at the very moment
-  // would be taken for one by the kernel.
+  // Of the task that it claims. A kill by somebody else is taken for one by the
+  // kernel only if this process noticed it no sooner than the limit.
   const int64_t hard_deadline =
       worker.claim->hard_deadline_nanos.load(std::memory_order_acquire);
-  const bool over_limit = exitcode == -SIGKILL && hard_deadline != 0 &&
-                          MonotonicNanos() >= hard_deadline;
+  const bool over_limit =
+      (exitcode == -SIGKILL || exitcode == kExitCodeUnknown) &&
+      hard_deadline != 0 && noticed_nanos >= hard_deadline;
   const absl::Duration hard_limit = absl::Nanoseconds(
       worker.claim->hard_limit_nanos.load(std::memory_order_relaxed));
 
@@ -807,9 +798,12 @@ void ProcessExecutor::SettleDeath(size_t index) {
   }
   if (sink != nullptr) {
     TakeSink(task);
-    sink->Fail(over_limit ? HardLimitError(name, pid, hard_limit)
-                          : WorkerDiedError(name, pid, exitcode,
-                                            worker.last_words->Read()));
+    if (over_limit) {
+      sink->Fail(HardLimitError(name, pid, hard_limit));
+    } else {
+      sink->WorkerDied(
+          WorkerDiedError(name, pid, exitcode, worker.last_words->Read()));
+    }
   }
 }
 

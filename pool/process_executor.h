@@ -53,6 +53,7 @@
 #include "mp/pool/pool_stats.h"
 #include "mp/pool/task_board.h"
 #include "mp/pool/timeline.h"
+#include "mp/process/finalizer.h"
 #include "mp/process/process.h"
 #include "mp/process/start_method.h"
 #include "mp/shm/adaptive_spin.h"
@@ -86,6 +87,7 @@ class ProcessExecutor final : public Executor {
   bool Wait(absl::FunctionRef<bool()> ready,
             absl::FunctionRef<bool()> doze) override;
   void Post(std::function<void()> callback) override;
+  bool OnOwnThread() const override { return callbacks_.RunsHere(); }
   void Close() override;
   void Terminate() override;
   absl::Status Join(Deadline deadline) override;
@@ -152,7 +154,9 @@ class ProcessExecutor final : public Executor {
   void Collect();
   bool MayGather(size_t delivered) const;
   void Supervise();
-  void SettleDeath(size_t index);
+  void SettleDeath(size_t index, int64_t noticed_nanos);
+  void SettleClaim(size_t index, const std::string& name, pid_t pid,
+                   int exitcode, int64_t noticed_nanos);
   bool HasBegun(uint32_t index) const;
   bool IsRemoved(const Pending& pending, uint32_t gotten) const;
   bool TakeBack(uint32_t index);
@@ -225,6 +229,16 @@ class ProcessExecutor final : public Executor {
   std::thread collector_;
   std::thread supervisor_;
   CallbackQueue callbacks_;  // the collector's
+
+  // A program that ends with pools open: their workers are daemons and get
+  // killed, which must not look like deaths to be made good. Terminates the
+  // pool first. The lock is held meanwhile.
+  struct AtExit {
+    std::mutex mutex;
+    ProcessExecutor* executor = nullptr;
+  };
+  std::shared_ptr<AtExit> at_exit_;
+  Finalizer finalizer_;
 };
 
 }  // namespace mp::pool_internal

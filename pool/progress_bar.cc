@@ -1,6 +1,7 @@
 #include "mp/pool/progress_bar.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
 
@@ -15,6 +16,7 @@ namespace mp::pool_internal {
 namespace {
 
 constexpr int64_t kRedrawNanos = 100'000'000;
+constexpr int kLastWaitMillis = 100;
 constexpr size_t kDefaultColumns = 80;
 constexpr size_t kMinBar = 10;
 constexpr size_t kMaxBar = 40;
@@ -152,6 +154,9 @@ void ProgressBar::Draw(bool ended) {
   std::string line =
       ProgressLine(label_, *progress_, seconds, ended, columns - 1);
   if (line == drawn_ && !ended) return;
+  // A terminal that was stopped (Ctrl-S) must not stop the program.
+  pollfd terminal = {.fd = STDERR_FILENO, .events = POLLOUT, .revents = 0};
+  if (poll(&terminal, 1, ended ? kLastWaitMillis : 0) <= 0) return;
   const size_t old_columns = std::min(Columns(drawn_), columns - 1);
   const size_t new_columns = Columns(line);
   std::string out = absl::StrCat("\r", line);

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <sys/ioctl.h>
+#include <termios.h>
 #include <unistd.h>
 
 #include <memory>
@@ -368,6 +369,16 @@ TEST_F(OneProgressBarTest, CountOutlivesTheBar) {
   progress->Add(3);
   EXPECT_EQ(progress->done(), 3u);
   EXPECT_THAT(terminal.Lines().back(), HasSubstr("0/10"));
+}
+
+// By Ctrl-S.
+TEST_F(OneProgressBarTest, StoppedTerminalStopsNobody) {
+  Terminal terminal(80);
+  ASSERT_EQ(tcflow(STDERR_FILENO, TCOOFF), 0);
+  ProgressBar::Start("stopped", 10)->progress()->Add(3);
+  ASSERT_EQ(tcflow(STDERR_FILENO, TCOON), 0);
+  EXPECT_NE(ProgressBar::Start("goes on", 10), nullptr);
+  EXPECT_THAT(terminal.Lines().back(), HasSubstr("goes on"));
 }
 
 }  // namespace

@@ -299,6 +299,25 @@ TEST_F(RetriesTest, InThreadsTheyDoNothing) {
   EXPECT_THAT(late.Get(), IsOkAndHolds(5));
 }
 
+// As one that a task got from another pool.
+TEST_F(RetriesTest, StatusThatATaskReturnsIsItsResult) {
+  Pool other({.processes = 1});
+  const absl::Status died = other.Apply([] { raise(SIGKILL); });
+  ASSERT_TRUE(IsWorkerDied(died));
+  static std::atomic<int> runs;
+  runs = 0;
+  static const absl::Status* const returned = new absl::Status(died);
+  const auto run = [] {
+    ++runs;
+    return *returned;
+  };
+  Pool pool({.processes = 1});
+  EXPECT_EQ(pool.With({.retries = 3}).Apply(run), pool.Apply(run));
+  Pool threads({.processes = 1, .workers = PoolWorkers::kThreads});
+  EXPECT_FALSE(threads.With({.retries = 3}).Apply(run).ok());
+  EXPECT_EQ(runs, 1);
+}
+
 constexpr int kKills = mp::testing::kSanitized ? 50 : 500;
 
 // Workers are killed at random, and each task comes to its result.

@@ -236,6 +236,19 @@ TEST_F(TaskLimitsTest, TasksThatWaitForRoomKeepTheirLimits) {
   ExpectHardLimit(limited->error, kShort);
 }
 
+// The exit code of a child that somebody else has reaped says nothing.
+TEST_F(TaskLimitsTest, HardLimitIsToldWhereChildrenAreIgnored) {
+  auto child = ChildProcess::Start([] {
+    signal(SIGCHLD, SIG_IGN);
+    const auto executor = Processes(1);
+    const auto late = Submit(*executor, Sleep, {.hard = kShort});
+    Finish(*executor);
+    EXPECT_THAT(late->error,
+                StatusIs(absl::StatusCode::kDeadlineExceeded, HasSubstr("")));
+  });
+  child.ExpectExit(0);
+}
+
 TEST_F(TaskLimitsTest, SoftLimitAsksToStop) {
   const auto processes = Processes(1);
   const std::unique_ptr<Executor> threads = *ThreadExecutor::Create(Options(1));

@@ -38,6 +38,9 @@ absl::StatusOr<size_t> MaxMessage(size_t capacity, size_t head) {
   return std::bit_ceil(std::max(capacity, page)) - sizeof(uint64_t) - head;
 }
 
+// Whose worker the calling thread is.
+thread_local const ThreadExecutor* working_for = nullptr;
+
 std::string NextName() {
   static std::atomic<int> count{0};
   return absl::StrCat("PoolWorker-", ++count);
@@ -298,6 +301,7 @@ bool ThreadExecutor::IsOpen() const {
 // ---- a worker's thread ----
 
 void ThreadExecutor::Work(Worker& worker) {
+  working_for = this;
   if (!options_.processors.empty()) {
     // Checked when the pool was made; it may be gone since.
     PinThisThread(
@@ -493,6 +497,10 @@ absl::Status ThreadExecutor::Join(Deadline deadline) {
           "Join of a pool that is neither closed nor terminated");
     }
   }
+  if (working_for == this) {
+    return absl::FailedPreconditionError(
+        "a task of a pool waits for the pool's end, which waits for it");
+  }
   if (absl::Status ended = callbacks_.WaitForEnd(deadline); !ended.ok()) {
     return ended;
   }
@@ -518,6 +526,10 @@ void ThreadExecutor::Post(std::function<void()> callback) {
     FenceBeforeNotify();
     callback_gate_.NotifyAll();
   });
+}
+
+bool ThreadExecutor::OnOwnThread() const {
+  return working_for == this || callbacks_.RunsHere();
 }
 
 void ThreadExecutor::CallBack() {

@@ -63,6 +63,7 @@ class ThreadExecutor final : public Executor {
   bool Wait(absl::FunctionRef<bool()> ready,
             absl::FunctionRef<bool()> doze) override;
   void Post(std::function<void()> callback) override;
+  bool OnOwnThread() const override;
   void Close() override;
   // A task that runs fails at once, and is asked to stop; what it comes to is
   // dropped.

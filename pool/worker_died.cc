@@ -7,6 +7,7 @@
 #include "absl/strings/cord.h"
 #include "absl/strings/str_format.h"
 #include "mp/base/errno_status.h"
+#include "mp/process/process.h"
 
 namespace mp {
 namespace {
@@ -24,6 +25,9 @@ namespace pool_internal {
 
 std::string DescribeEnd(int exitcode) {
   const char* const signal = exitcode < 0 ? sigabbrev_np(-exitcode) : nullptr;
+  if (exitcode == kExitCodeUnknown) {
+    return "exited with code 255, or nobody knows how";
+  }
   return signal != nullptr ? absl::StrFormat("was killed by SIG%s", signal)
          : exitcode < 0 ? absl::StrFormat("was killed by signal %d", -exitcode)
                         : absl::StrFormat("exited with code %d", exitcode);

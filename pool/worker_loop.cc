@@ -138,7 +138,11 @@ int RunWorker(WorkerPlan plan) { return WorkerLoop(std::move(plan)).Run(); }
 int WorkerLoop::Run() {
   // Ctrl-C is for the whole group of processes, but what becomes of the tasks
   // is for the pool's process to say, with which the workers end in any case.
-  signal(SIGINT, SIG_IGN);
+  // A handler, not SIG_IGN: programs that a task runs would inherit that.
+  struct sigaction nothing = {};
+  nothing.sa_handler = [](int) {};
+  nothing.sa_flags = SA_RESTART;
+  sigaction(SIGINT, &nothing, nullptr);
   // If the thread that this process was made in is a worker itself. Its object
   // is not destroyed: it is that thread's.
   SetWorkerName({});

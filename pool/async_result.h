@@ -213,8 +213,9 @@ class AsyncResult {
   }
 
   // Has `callback` called once with the outcome, on the pool's own thread, one
-  // callback at a time. It must not wait for the pool. It may be a callable
-  // that can only be moved. While no thread waits for a result of this pool,
+  // callback at a time. It must not wait for the pool, and be quick: results
+  // of a pool of processes may have to wait for it. It may be a callable that
+  // can only be moved. While no thread waits for a result of this pool,
   // results may be delivered a tenth of a millisecond late, many at once. A
   // result has any number of callbacks.
   //

@@ -1,9 +1,9 @@
 #include "mp/pool/pool.h"
 
 #include <memory>
-#include <mutex>
+#include <system_error>
+#include <thread>
 #include <utility>
-#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "mp/base/check.h"
@@ -81,13 +81,16 @@ Pool::~Pool() {
   if (executor_ == nullptr) return;
   executor_->Terminate();
   if (executor_->OnOwnThread()) {
-    // A callback, or a task in a thread, which is on its way back through the
-    // executor: that stays for ever.
-    static std::mutex mutex;
-    static auto* const kept =
-        new std::vector<std::shared_ptr<pool_internal::FrontExecutor>>;
-    const std::lock_guard lock(mutex);
-    kept->push_back(executor_);
+    // In a callback, or a task in a thread: somebody else waits until that is
+    // back, and then destroys what is left.
+    try {
+      std::thread([executor = executor_]() mutable {
+        executor->Join(Deadline::Infinite()).IgnoreError();
+        executor.reset();
+      }).detach();
+    } catch (const std::system_error&) {
+      new std::shared_ptr<pool_internal::FrontExecutor>(executor_);
+    }
     return;
   }
   executor_->Join(Deadline::Infinite()).IgnoreError();

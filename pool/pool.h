@@ -17,9 +17,10 @@
 // variables. It may throw: the caller gets a status with type, message and
 // process. What a type of its own throws while it is encoded or decoded in a
 // worker, or decoded by the pool, is the task's error as well; while an
-// argument is encoded, it is thrown to the caller. Arguments are encoded and
-// results are decoded under locks of the pool: codecs of your own types must
-// neither call the pool nor wait for its tasks.
+// argument is encoded, it is thrown to the caller. Arguments are encoded, and
+// results are encoded and decoded, under locks of the pool: codecs of your own
+// types must be quick, as others wait meanwhile, and neither call the pool, nor
+// wait for its tasks, nor call exit().
 //
 // Handles of shared objects (mp::Lock, mp::Queue, mp::Event...) and descriptors
 // do not travel with a task, neither as arguments nor as results: that is an
@@ -30,10 +31,10 @@
 // Workers are started when the pool is made, and again when one has died; by
 // default they are forked, and see the program's memory as it was then. They
 // are daemonic: they get SIGKILL when the pool is terminated, and when its
-// process has ended in whatever way. They may not start processes. They ignore
-// SIGINT: Ctrl-C is for the program, which ends, and they with it, or does
-// something better about its tasks. All of them take tasks from one queue in
-// shared memory, so no task waits behind a slow one while a worker is idle.
+// process has ended in whatever way. They may not start processes. SIGINT does
+// nothing to them: Ctrl-C is for the program, which ends, and they with it, or
+// does something better about its tasks. All of them take tasks from one queue
+// in shared memory, so no task waits behind a slow one while a worker is idle.
 //
 // The pool may start a worker at any time, from a thread of its own, and that
 // flushes the standard streams (mp/process/process.h): a program that has
@@ -151,8 +152,9 @@ class Pool : public PoolCalls {
 
   Pool(Pool&&) noexcept = default;
   Pool& operator=(Pool&& other) noexcept;
-  // Terminates the pool and waits until the workers have ended. Call Close()
-  // and Join() first to have what was submitted done.
+  // Terminates the pool and waits until the workers have ended; in a callback
+  // of this pool, or a task in one of its threads, that is left to a thread
+  // made for it. Call Close() and Join() first to have what was submitted done.
   ~Pool();
 
   // No more tasks. Those submitted are still done, then the workers end.

@@ -26,6 +26,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <iterator>
 #include <string>
 #include <utility>
@@ -70,7 +71,8 @@ struct Work {
   std::string name;  // "", or what is different from that
   int workers = 2;
   int (*function)(const In&) = nullptr;
-  In input = {};
+  // Made when it is used: a fork would have to take it along.
+  std::function<In()> input = {};
   int result = 0;
   // So many go in a row, those of one Map for example: enough for the costs of
   // its begin and end not to matter, but with bounded memory and time.
@@ -85,7 +87,7 @@ Work<int> Basic(const std::string& name = "", int workers = 2) {
   return {.name = name,
           .workers = workers,
           .function = Increment,
-          .input = 41,
+          .input = [] { return 41; },
           .result = 42};
 }
 
@@ -94,7 +96,7 @@ Work<int64_t> Busy(const std::string& name, int64_t nanos) {
   const int64_t row = std::clamp<int64_t>(100'000'000 / nanos, 8, 10'000);
   return {.name = name,
           .function = Spin,
-          .input = nanos,
+          .input = [nanos] { return nanos; },
           .result = 0,
           .row = row,
           .map_row = row,
@@ -105,7 +107,7 @@ Work<std::string> Large(size_t bytes) {
   const auto fit = static_cast<int64_t>(64 * kMiB / bytes);
   return {.name = "argument:" + mp::ipc_benchmark::SizeName(bytes),
           .function = Length,
-          .input = std::string(bytes, 'x'),
+          .input = [bytes] { return std::string(bytes, 'x'); },
           .result = static_cast<int>(bytes),
           .row = std::clamp<int64_t>(fit, 8, 10'000),
           .map_row = std::clamp<int64_t>(fit, 8, 100'000),
@@ -130,19 +132,21 @@ mp::Pool MakePool(const Work<In>& work) {
 
 template <class In>
 void Apply(benchmark::State& state, const Work<In>& work) {
+  const In input = work.input();
   mp::Pool pool = MakePool(work);
   for (auto _ : state) {
-    MP_CHECK(*pool.Apply(work.function, work.input) == work.result);
+    MP_CHECK(*pool.Apply(work.function, input) == work.result);
   }
 }
 
 template <class In>
 void ApplyAsync(benchmark::State& state, const Work<In>& work) {
+  const In input = work.input();
   mp::Pool pool = MakePool(work);
   std::vector<mp::AsyncResult<int>> results;
   while (state.KeepRunningBatch(work.row)) {
     for (int64_t i = 0; i < work.row; ++i) {
-      results.push_back(pool.ApplyAsync(work.function, work.input));
+      results.push_back(pool.ApplyAsync(work.function, input));
     }
     for (const mp::AsyncResult<int>& result : results) {
       MP_CHECK(*result.Get() == work.result);
@@ -154,7 +158,7 @@ void ApplyAsync(benchmark::State& state, const Work<In>& work) {
 template <class In>
 void MapItem(benchmark::State& state, const Work<In>& work) {
   mp::Pool pool = MakePool(work);
-  const std::vector<In> items(static_cast<size_t>(work.map_row), work.input);
+  const std::vector<In> items(static_cast<size_t>(work.map_row), work.input());
   while (state.KeepRunningBatch(work.map_row)) {
     const auto results = pool.Map(work.function, items);
     MP_CHECK(results.ok() && results->size() == items.size() &&
@@ -187,8 +191,9 @@ enum class Order { kKept, kAsTheyCome };
 
 template <class In>
 void Imap(benchmark::State& state, const Work<In>& work, Order order) {
+  const In input = work.input();
   mp::Pool pool = MakePool(work);
-  const Repeat<In> items{&work.input};
+  const Repeat<In> items{&input};
   auto results = order == Order::kKept
                      ? pool.Imap(work.function, items)
                      : pool.ImapUnordered(work.function, items);
@@ -419,11 +424,12 @@ class Threads {
 
 template <class In>
 void TbbApply(benchmark::State& state, const Work<In>& work) {
+  const In input = work.input();
   Threads(work.workers).Run([&] {
     tbb::task_group group;
     for (auto _ : state) {
       int result = -1;
-      group.run([&] { result = work.function(work.input); });
+      group.run([&] { result = work.function(input); });
       group.wait();
       MP_CHECK(result == work.result);
     }
@@ -432,12 +438,13 @@ void TbbApply(benchmark::State& state, const Work<In>& work) {
 
 template <class In>
 void TbbApplyAsync(benchmark::State& state, const Work<In>& work) {
+  const In input = work.input();
   Threads(work.workers).Run([&] {
     std::vector<int> results(static_cast<size_t>(work.row));
     tbb::task_group group;
     while (state.KeepRunningBatch(work.row)) {
       for (int& result : results) {
-        group.run([&] { result = work.function(work.input); });
+        group.run([&] { result = work.function(input); });
       }
       group.wait();
       for (const int result : results) MP_CHECK(result == work.result);
@@ -447,7 +454,7 @@ void TbbApplyAsync(benchmark::State& state, const Work<In>& work) {
 
 template <class In>
 void TbbMapItem(benchmark::State& state, const Work<In>& work) {
-  const std::vector<In> items(static_cast<size_t>(work.map_row), work.input);
+  const std::vector<In> items(static_cast<size_t>(work.map_row), work.input());
   Threads(work.workers).Run([&] {
     while (state.KeepRunningBatch(work.map_row)) {
       std::vector<int> results(items.size());
@@ -466,6 +473,7 @@ void TbbMapItem(benchmark::State& state, const Work<In>& work) {
 // stream of ours reads ahead.
 template <class In>
 void TbbImap(benchmark::State& state, const Work<In>& work) {
+  const In input = work.input();
   Threads(work.workers).Run([&] {
     while (state.KeepRunningBatch(work.row)) {
       int64_t sent = 0;
@@ -479,7 +487,7 @@ void TbbImap(benchmark::State& state, const Work<In>& work) {
                                             }) &
                     tbb::make_filter<int, int>(
                         tbb::filter_mode::parallel,
-                        [&](int) { return work.function(work.input); }) &
+                        [&](int) { return work.function(input); }) &
                     tbb::make_filter<int, void>(
                         tbb::filter_mode::serial_out_of_order, [&](int result) {
                           MP_CHECK(result == work.result);

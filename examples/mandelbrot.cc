@@ -37,6 +37,8 @@ ABSL_FLAG(double, extent, mp::examples::View().extent,
           "how much of the plane the width shows");
 ABSL_FLAG(int, iterations, mp::examples::View().iterations,
           "after so many a point is taken for a member of the set");
+ABSL_FLAG(std::string, timeline, "",
+          "a file for what the workers did and when, for ui.perfetto.dev");
 ABSL_FLAG(
     bool, compare, false,
     "do the same work without a pool, too; print the speed-up and whether "
@@ -66,7 +68,7 @@ absl::StatusOr<Measured> Measure(const View& view, Render render) {
   options.on_progress = [&](int rows) {
     progress.Add(row_bytes * static_cast<uint64_t>(rows));
   };
-  options.on_warning = [&](const std::string& text) { progress.Message(text); };
+  options.timeline = absl::GetFlag(FLAGS_timeline);
   const Clock::time_point start = Clock::now();
   absl::StatusOr<Picture> picture = render(view, options);
   if (!picture.ok()) return picture.status();
@@ -123,7 +125,7 @@ int main(int argc, char** argv) {
   if (arguments.size() != 2) {
     std::cerr << "usage: mandelbrot [--processes=N] [--width=N] [--height=N] "
                  "[--center_x=X] [--center_y=Y] [--extent=X] [--iterations=N] "
-                 "[--compare] PNG\n";
+                 "[--timeline=JSON] [--compare] PNG\n";
     return 2;
   }
   return mp::examples::Main(arguments[1]);

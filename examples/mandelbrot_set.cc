@@ -14,8 +14,8 @@ namespace {
 
 // Far enough for the fraction to be smooth.
 constexpr double kFar = 16;
-// Times without a row in a row.
-constexpr int kMaxFailures = 5;
+// Of a row whose worker died.
+constexpr int kRetries = 5;
 
 using Colour = std::array<double, kPixelBytes>;
 
@@ -61,29 +61,6 @@ void Put(const Row& row, Picture& picture) {
   std::copy(row.pixels.begin(), row.pixels.end(),
             picture.pixels.begin() +
                 static_cast<std::ptrdiff_t>(row.pixels.size()) * row.y);
-}
-
-// Renders all of `tasks` that it can, and removes them.
-absl::Status RenderSome(mp::Pool& pool, const RenderOptions& options,
-                        std::vector<RowTask>& tasks, Picture& picture) {
-  std::vector<bool> done(static_cast<size_t>(picture.height));
-  for (const absl::StatusOr<Row>& row : pool.ImapUnordered(RenderTask, tasks)) {
-    if (row.ok()) {
-      Put(*row, picture);
-      done[static_cast<size_t>(row->y)] = true;
-      options.on_progress(1);
-    } else if (mp::IsWorkerDied(row.status())) {
-      options.on_warning(
-          absl::StrCat("warning: ", std::string(row.status().message()),
-                       "; its row is done again"));
-    } else {
-      return row.status();
-    }
-  }
-  std::erase_if(tasks, [&](const RowTask& task) {
-    return done[static_cast<size_t>(task.y)];
-  });
-  return absl::OkStatus();
 }
 
 }  // namespace
@@ -148,21 +125,18 @@ absl::StatusOr<Picture> RenderHere(const View& view,
 absl::StatusOr<Picture> RenderInPool(const View& view,
                                      const RenderOptions& options) {
   if (absl::Status status = CheckView(view); !status.ok()) return status;
-  absl::StatusOr<mp::Pool> pool =
-      mp::Pool::Create({.processes = options.processes});
+  absl::StatusOr<mp::Pool> pool = mp::Pool::Create(
+      {.processes = options.processes, .timeline = options.timeline});
   if (!pool.ok()) return pool.status();
   Picture picture = MakePicture(view.width, view.height);
   std::vector<RowTask> tasks;
   for (int y = 0; y < view.height; ++y) tasks.push_back({view, y});
-  int failures = 0;
-  while (!tasks.empty()) {
-    const size_t before = tasks.size();
-    absl::Status status = RenderSome(*pool, options, tasks, picture);
-    if (!status.ok()) return status;
-    failures = tasks.size() < before ? 0 : failures + 1;
-    if (failures == kMaxFailures) {
-      return absl::AbortedError("the workers die before they have done a row");
-    }
+  mp::PoolCalls retrying = pool->With({.retries = kRetries});
+  for (const absl::StatusOr<Row>& row :
+       retrying.ImapUnordered(RenderTask, tasks)) {
+    if (!row.ok()) return row.status();
+    Put(*row, picture);
+    options.on_progress(1);
   }
   return picture;
 }

@@ -39,9 +39,8 @@ struct RenderOptions {
   int processes = 0;  // workers; 0 for as many as there are processors
   // Called by the calling process: so many rows more are done.
   std::function<void(int rows)> on_progress = [](int) {};
-  // Something happened that the user should know. The result is right.
-  std::function<void(const std::string& text)> on_warning =
-      [](const std::string&) {};
+  // What the workers did and when goes to this file, for ui.perfetto.dev.
+  std::string timeline = {};
 };
 
 // In this process. Errors: see CheckView().

@@ -10,6 +10,7 @@
 
 #include <sys/types.h>
 
+#include <concepts>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -63,8 +64,10 @@ using TaskFunction = void (*)(std::span<const std::byte> input,
 // std::type_info::name().
 struct TaskCode {
   TaskCode() = default;
-  // Not explicit: who has nothing to say to people passes a function.
-  TaskCode(TaskFunction run_it) : run(run_it) {}  // NOLINT
+  // Not explicit: who has nothing to say to people passes a function, or a
+  // lambda without captures.
+  template <std::convertible_to<TaskFunction> F>
+  TaskCode(F run_it) : run(run_it) {}  // NOLINT
   TaskCode(TaskFunction run_it, uint64_t called, const char* type_called)
       : run(run_it), function(called), type(type_called) {}
 

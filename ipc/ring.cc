@@ -58,6 +58,10 @@ absl::StatusOr<Ring> Ring::Create(const RingOptions& options) {
   if (absl::Status status = Liveness::Join(); !status.ok()) return status;
   const auto page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
   const size_t capacity = std::bit_ceil(std::max(options.capacity_bytes, page));
+  const size_t reserved =
+      options.reserved_bytes >= capacity
+          ? capacity
+          : (options.reserved_bytes + page - 1) / page * page;
   size_t spare = 0;
   if (options.growth != RingGrowth::kNone) {
     const uint32_t more =
@@ -73,6 +77,7 @@ absl::StatusOr<Ring> Ring::Create(const RingOptions& options) {
                        .layout = kLayout,
                        .size = sizeof(Control),
                        .ring_size = capacity,
+                       .ring_reserved_size = reserved,
                        .spare_size = spare});
   if (!segment.ok()) return segment.status();
   auto* const control = new ((*segment)->data()) Control;
@@ -87,7 +92,9 @@ absl::StatusOr<Ring> Ring::Create(const RingOptions& options) {
       ++control->common_regions;
     }
   }
-  control->regions[0].reserved.store(kAll, std::memory_order_relaxed);
+  control->regions[0].reserved.store(
+      reserved == capacity ? kAll : static_cast<uint32_t>(reserved / kBlock),
+      std::memory_order_relaxed);
   return Ring({*std::move(segment)});
 }
 
@@ -307,16 +314,19 @@ RingResult Ring::Reserve(uint32_t region, size_t offset, uint32_t blocks) {
   if (HasMemory(r, offset, blocks)) return RingResult::kDone;
   const uint64_t capacity = Capacity(region);
   const uint64_t reserved = r.reserved.load(std::memory_order_relaxed);
-  // The first region has all of its memory from the beginning.
-  if (region == 0 || reserved >= capacity) return RingResult::kCorrupted;
+  if (reserved >= capacity) return RingResult::kCorrupted;
   r.holds_memory.store(Region::kMore, std::memory_order_relaxed);
   // A quarter more than there is, so that there are not too many pieces.
   const uint64_t wanted = std::max<uint64_t>(
       offset + blocks, reserved + reserved / 4 + kPieceBlocks);
   const uint64_t now =
       std::min(capacity, (wanted + kPieceBlocks - 1) & ~(kPieceBlocks - 1));
-  if (absl::Status status = mapping_->segment->ReserveSpare(
-          SpareOffset(region) + reserved * kBlock, (now - reserved) * kBlock);
+  Segment& segment = *mapping_->segment;
+  const size_t from = reserved * kBlock;
+  const size_t size = (now - reserved) * kBlock;
+  if (absl::Status status =
+          region == 0 ? segment.ReserveRing(from, size)
+                      : segment.ReserveSpare(SpareOffset(region) + from, size);
       !status.ok()) {
     last_memory_error = std::move(status);
     return RingResult::kNoMemory;

@@ -67,7 +67,7 @@ constexpr size_t RecordSize(size_t size) {
 }
 
 enum class RingGrowth {
-  kNone,  // no more memory than from the beginning
+  kNone,  // no more memory than the capacity
   // A large record waits until the ring is empty, and then has memory of its
   // own. Others do as with kUnlimited, within the size of a large record.
   kForLargeRecords,
@@ -79,6 +79,9 @@ struct RingOptions {
   // Room for records, each of which takes RecordSize(its size). Rounded up to a
   // power of two of at least a page.
   size_t capacity_bytes = size_t{1} << 20;
+  // How much of it is reserved at once, in whole pages. The rest is when it is
+  // needed first: a put may say kNoMemory then.
+  size_t reserved_bytes = std::numeric_limits<size_t>::max();
   RingGrowth growth = RingGrowth::kNone;
   // With kForLargeRecords: what is larger than that, or than the memory from
   // the beginning, is large.

@@ -104,10 +104,12 @@ enum class PoolWorkers {
 struct PoolOptions {
   // Workers; 0 for as many as there are processors to use (CpuCount()).
   int processes = 0;
-  // Shared memory, reserved at once, for tasks that wait and for results that
-  // have not been delivered. It bounds the arguments and the result of one
-  // call, not their number: tasks that find no room wait in the caller's
-  // memory.
+  // Shared memory for tasks that wait and for results that have not been
+  // delivered. It bounds the arguments and the result of one call, not their
+  // number: tasks that find no room wait in the caller's memory. It is reserved
+  // in pieces, when it is needed first. If the machine has none then, the call
+  // fails with ResourceExhausted, and tasks that wait and results are kept
+  // until there is.
   size_t task_capacity_bytes = size_t{1} << 20;
   size_t result_capacity_bytes = size_t{1} << 20;
   // What each worker does first, and keeps: see mp/pool/initializer.h.

@@ -15,6 +15,7 @@
 #include "absl/base/optimization.h"
 #include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "mp/base/check.h"
 #include "mp/base/code_place.h"
@@ -31,6 +32,7 @@ namespace {
 using ipc_internal::RingResult;
 
 constexpr int64_t kGatherNanos = 100'000;
+constexpr absl::Duration kNoMemoryPause = absl::Milliseconds(10);
 
 // Workers that die idle: the first are replaced at once, the next ones later
 // and later.
@@ -280,7 +282,8 @@ absl::StatusOr<TaskId> ProcessExecutor::Submit(const TaskCode& code,
   return id;
 }
 
-// False if the ring is full. `*error` is what `encode` returned.
+// False if the ring is full. `*error` is what `encode` returned, or that there
+// is no memory.
 bool ProcessExecutor::PutTask(const Waiting& task, size_t size,
                               TaskOutput::Encoder encode, absl::Status* error) {
   const bool has_limits = task.limits.soft != LimitsHeader::kNone ||
@@ -303,8 +306,10 @@ bool ProcessExecutor::PutTask(const Waiting& task, size_t size,
         return error->ok();
       },
       Deadline::Now());
+  if (result == RingResult::kNoMemory)
+    *error = ipc_internal::Ring::LastMemoryError();
   MP_CHECK(result == RingResult::kDone || result == RingResult::kAborted ||
-           result == RingResult::kTimedOut)
+           result == RingResult::kTimedOut || result == RingResult::kNoMemory)
       << kPoolMemoryOverwritten;
   if (result == RingResult::kDone) put_ = *pending_[task.index].number + 1;
   return result != RingResult::kTimedOut;
@@ -325,6 +330,8 @@ void ProcessExecutor::PutBacklog() {
       return absl::OkStatus();
     };
     if (!PutTask(next, next.input.size(), copy, &copied)) return;
+    no_memory_ = !copied.ok();
+    if (no_memory_) return;
     backlog_.pop_front();
   }
   board_.notices->set_backlog(false);
@@ -575,7 +582,9 @@ void ProcessExecutor::Collect() {
       delivered = DeliverResults();
     }
     callbacks_.RunAll();
-    if (MayGather(delivered)) {
+    if (LacksMemory()) {
+      absl::SleepFor(kNoMemoryPause);
+    } else if (MayGather(delivered)) {
       waiting_gate_.Sleep(
           [this] { return waiting_.load(std::memory_order_relaxed) > 0; },
           Deadline::Infinite().Sooner(kGatherNanos));
@@ -590,6 +599,12 @@ void ProcessExecutor::Collect() {
 bool ProcessExecutor::MayGather(size_t delivered) const {
   const std::lock_guard lock(mutex_);
   return backlog_.empty() && delivered < board_.results.max_record_size() / 4;
+}
+
+// Whether tasks wait for the machine to have memory for them.
+bool ProcessExecutor::LacksMemory() const {
+  const std::lock_guard lock(mutex_);
+  return no_memory_ && !backlog_.empty();
 }
 
 void ProcessExecutor::Post(std::function<void()> callback) {

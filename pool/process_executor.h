@@ -153,6 +153,7 @@ class ProcessExecutor final : public Executor {
   size_t DeliverResults();
   void Collect();
   bool MayGather(size_t delivered) const;
+  bool LacksMemory() const;
   void Supervise();
   void SettleDeath(size_t index, int64_t noticed_nanos);
   void SettleClaim(size_t index, const std::string& name, pid_t pid,
@@ -206,6 +207,7 @@ class ProcessExecutor final : public Executor {
     std::vector<std::byte> input;
   };
   std::deque<Waiting> backlog_;
+  bool no_memory_ = false;  // for the first of them
   // Those that are to be there, then those that are not needed any more. Grows
   // by the hand of the supervisor.
   std::vector<Worker> workers_;

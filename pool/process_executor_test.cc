@@ -346,6 +346,56 @@ TEST_F(ProcessExecutorTest, InputLargerThanTheRingIsRefused) {
 
 // ---- what the system refuses ----
 
+TEST_F(ProcessExecutorTest, WithoutMemoryForATaskItsSubmissionFails) {
+  auto child = ChildProcess::Start([] {
+    ASSERT_OK_AND_ASSIGN(
+        const auto executor,
+        ProcessExecutor::Create({.processes = 1,
+                                 .task_capacity_bytes = size_t{1} << 20,
+                                 .result_capacity_bytes = size_t{1} << 20}));
+    mp::testing::FailSystemCall(SYS_fallocate, ENOSPC);
+    const auto echo = [](std::span<const std::byte> input, TaskOutput& output) {
+      Put(output, true, Text(input));
+    };
+    const std::string large(200'000, 'x');
+    EXPECT_THAT(
+        executor->Submit(echo, large.size(),
+                         [](std::span<std::byte>) { return absl::OkStatus(); },
+                         std::make_shared<RecordingSink>(), {}),
+        StatusIs(absl::StatusCode::kResourceExhausted, HasSubstr("fallocate")));
+    const auto small = Submit(*executor, echo, "small");
+    executor->Close();
+    EXPECT_THAT(executor->Join(Deadline::Infinite()), IsOk());
+    EXPECT_EQ(small->text, "small");
+  });
+  child.ExpectExit(0);
+}
+
+// Its worker cannot put it, and must not give up.
+TEST_F(ProcessExecutorTest, WithoutMemoryForAResultItWaits) {
+  auto child = ChildProcess::Start([] {
+    const auto no_more_memory = [] {
+      mp::testing::FailSystemCall(SYS_fallocate, ENOSPC);
+    };
+    ASSERT_OK_AND_ASSIGN(
+        const auto executor,
+        ProcessExecutor::Create({.processes = 1,
+                                 .task_capacity_bytes = size_t{1} << 20,
+                                 .result_capacity_bytes = size_t{1} << 20,
+                                 .initializer = Initializer(no_more_memory)}));
+    const auto echo = [](std::span<const std::byte> input, TaskOutput& output) {
+      Put(output, true, Text(input));
+    };
+    const auto large = Submit(*executor, echo, std::string(200'000, 'x'));
+    absl::SleepFor(absl::Milliseconds(50));
+    EXPECT_EQ(executor->pids().size(), 1u);
+    executor->Terminate();
+    EXPECT_THAT(executor->Join(Deadline::Infinite()), IsOk());
+    EXPECT_THAT(large->error, StatusIs(absl::StatusCode::kCancelled));
+  });
+  child.ExpectExit(0);
+}
+
 TEST_F(ProcessExecutorTest, InputThatAWorkerHasNoMemoryForFailsItsTaskOnly) {
   if (mp::testing::kSanitized) {
     GTEST_SKIP() << "sanitizers do without limits of memory";

@@ -93,15 +93,24 @@ class WorkerOutput final : public TaskOutput {
                              .place = plan_.place};
     const size_t head = sizeof(header) + (has_times ? sizeof(times) : 0);
     absl::Status encoded;
-    const RingResult result = plan_.board.results.Put(
-        head + size,
-        [&](std::byte* to, uint32_t) {
-          memcpy(to, &header, sizeof(header));
-          if (has_times) memcpy(to + sizeof(header), &times, sizeof(times));
-          encoded = encode(std::span(to + head, size));
-          return encoded.ok();
-        },
-        Deadline::Infinite(), Ring::WatchOne{plan_.board.owner});
+    const auto put = [&] {
+      return plan_.board.results.Put(
+          head + size,
+          [&](std::byte* to, uint32_t) {
+            memcpy(to, &header, sizeof(header));
+            if (has_times) memcpy(to + sizeof(header), &times, sizeof(times));
+            encoded = encode(std::span(to + head, size));
+            return encoded.ok();
+          },
+          Deadline::Infinite(), Ring::WatchOne{plan_.board.owner});
+    };
+    RingResult result = put();
+    // The machine has no memory for it at the moment.
+    while (ABSL_PREDICT_FALSE(result == RingResult::kNoMemory) &&
+           !Liveness::IsDead(plan_.board.owner)) {
+      absl::SleepFor(absl::Milliseconds(10));
+      result = put();
+    }
     switch (result) {
       case RingResult::kDone:
         ended_ = kind != ResultHeader::kPart;

@@ -178,11 +178,13 @@ absl::StatusOr<std::shared_ptr<Segment>> Segment::Create(
   UniqueFd fd = AboveStandardStreams(
       UniqueFd(memfd_create(name.c_str(), MFD_CLOEXEC | MFD_ALLOW_SEALING)));
   if (!fd) return ErrnoStatus(errno, absl::StrCat("memfd_create(", name, ")"));
-  if (const int error = Reserve(fd.get(), 0, used); error != 0) {
-    return ErrnoStatus(
-        error, absl::StrFormat("posix_fallocate(%s, %d bytes)", name, used));
+  const size_t reserved =
+      sizes.contents + std::min(options.ring_reserved_size, sizes.ring);
+  if (const int error = Reserve(fd.get(), 0, reserved); error != 0) {
+    return ErrnoStatus(error, absl::StrFormat("posix_fallocate(%s, %d bytes)",
+                                              name, reserved));
   }
-  if (sizes.spare > 0 &&
+  if (reserved < used + sizes.spare &&
       ftruncate(fd.get(), static_cast<off_t>(used + sizes.spare)) != 0) {
     return ErrnoStatus(errno, absl::StrFormat("ftruncate(%s, %d bytes)", name,
                                               used + sizes.spare));
@@ -281,10 +283,18 @@ std::byte* Segment::ring() const {
 
 size_t Segment::ring_size() const { return ring_size_; }
 
+absl::Status Segment::ReserveRing(size_t offset, size_t size) {
+  MP_CHECK(offset <= ring_size_ && size <= ring_size_ - offset);
+  return ReserveFile(contents_size_ + offset, size);
+}
+
 absl::Status Segment::ReserveSpare(size_t offset, size_t size) {
   MP_CHECK(offset <= spare_size_ && size <= spare_size_ - offset);
-  const int error =
-      Reserve(fd_.get(), contents_size_ + ring_size_ + offset, size);
+  return ReserveFile(contents_size_ + ring_size_ + offset, size);
+}
+
+absl::Status Segment::ReserveFile(size_t offset, size_t size) {
+  const int error = Reserve(fd_.get(), offset, size);
   if (error == 0) return absl::OkStatus();
   return ErrnoStatus(error, absl::StrCat("posix_fallocate(", size, " bytes)"));
 }

@@ -20,6 +20,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <memory>
 #include <string_view>
 
@@ -41,6 +42,9 @@ struct SegmentOptions {
   // mapped twice in a row: what runs over the end of the ring shows up at its
   // beginning. A ring buffer in it needs no case for records that wrap.
   size_t ring_size = 0;
+  // So much of the ring, from its beginning and in whole pages, is reserved at
+  // once; the rest must not be used before ReserveRing().
+  size_t ring_reserved_size = std::numeric_limits<size_t>::max();
   // That many bytes more, rounded up to whole pages, neither reserved nor
   // mapped: room to grow into, which costs nothing before it is used.
   size_t spare_size = 0;
@@ -85,6 +89,9 @@ class Segment {
   // byte. Null and zero if there is none.
   std::byte* ring() const;
   size_t ring_size() const;
+  // Gives memory to a part of it, so that its use cannot fail; whole pages.
+  // Errors: ResourceExhausted, naming the system call.
+  absl::Status ReserveRing(size_t offset, size_t size);
 
   // The spare bytes, by their offset among them; offsets and sizes are whole
   // pages. Reserve() gives them memory, so that their use cannot fail; they are
@@ -120,6 +127,7 @@ class Segment {
   Segment(UniqueFd fd, ino_t inode, std::byte* base, const Sizes& sizes);
   static absl::StatusOr<std::shared_ptr<Segment>> Map(UniqueFd fd,
                                                       const Sizes& sizes);
+  absl::Status ReserveFile(size_t offset, size_t size);
 
   // All segments of this process, by the file behind them.
   class Registry;

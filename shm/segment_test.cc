@@ -239,6 +239,21 @@ size_t BlocksOf(const Segment& segment) {
   return static_cast<size_t>(info.st_blocks) * 512;
 }
 
+TEST_F(SegmentTest, RingIsReservedAsFarAsIsSaid) {
+  ASSERT_OK_AND_ASSIGN(const std::shared_ptr<Segment> segment,
+                       Segment::Create({.name = "test",
+                                        .layout = kLayout,
+                                        .size = 1,
+                                        .ring_size = 8 * kPage,
+                                        .ring_reserved_size = 2 * kPage}));
+  EXPECT_EQ(segment->ring_size(), 8 * kPage);
+  EXPECT_EQ(BlocksOf(*segment), 3 * kPage);
+  ASSERT_OK(segment->ReserveRing(4 * kPage, 3 * kPage));
+  EXPECT_EQ(BlocksOf(*segment), 6 * kPage);
+  ASSERT_OK(segment->ReserveRing(0, 8 * kPage));
+  EXPECT_EQ(BlocksOf(*segment), 9 * kPage);
+}
+
 TEST_F(SegmentTest, SpareBytesCostNothingUntilTheyAreReserved) {
   ASSERT_OK_AND_ASSIGN(const std::shared_ptr<Segment> segment,
                        Segment::Create({.name = "test",

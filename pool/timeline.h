@@ -79,7 +79,7 @@ class Timeline {
   std::map<std::pair<uint64_t, const char*>, std::string> names_;
 };
 
-// What people call it: "Square", or "main::{lambda(int)#1}".
+// What people call it: "Square", or "main::{lambda(int)#1}" (GCC's name).
 std::string DisplayName(const TaskCode& code);
 
 }  // namespace mp::pool_internal

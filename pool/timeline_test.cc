@@ -170,10 +170,12 @@ TEST(DisplayNameTest, IsTheNameOfTheFunction) {
             "mp::pool_internal::TimelineTestFunction");
 }
 
+// Not a lambda, which each compiler names in its own way.
+struct Callable {};
+
 TEST(DisplayNameTest, IsTheTypeOfWhatIsNoFunction) {
-  const auto lambda = [] {};
-  EXPECT_THAT(DisplayName(CodeOfNumber(0, typeid(lambda).name())),
-              HasSubstr("{lambda()#1}"));
+  EXPECT_THAT(DisplayName(CodeOfNumber(0, typeid(Callable).name())),
+              HasSubstr("Callable"));
   EXPECT_EQ(DisplayName(CodeOfNumber(0)), "task");
 }
 

@@ -89,7 +89,7 @@ TEST_P(PoolResizeTest, MoreWorkersWorkAtATime) {
   EXPECT_THAT(pool.Resize(5), IsOk());
   EXPECT_EQ(pool.processes(), 5);
   ExpectAllRunAtATime(pool, 5);
-  EXPECT_EQ(Present(pool), 5u);
+  Await([&] { return Present(pool) == 5; });
 }
 
 TEST_P(PoolResizeTest, FewerRemainAndNoTaskIsLost) {

@@ -120,7 +120,9 @@ class Gathering final : public std::enable_shared_from_this<Gathering<V>> {
       Value results;
       results.reserve(count_);
       for (const auto& chunk : chunks) {
-        std::ranges::move(chunk->results, std::back_inserter(results));
+        results.insert(results.end(),
+                       std::make_move_iterator(chunk->results.begin()),
+                       std::make_move_iterator(chunk->results.end()));
         chunk->results = {};
       }
       return results;

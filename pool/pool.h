@@ -132,8 +132,8 @@ struct PoolOptions {
   // sched_setaffinity(2).
   std::vector<int> processors = {};
   // Not empty: a file that is written anew, with what each worker did and when,
-  // for ui.perfetto.dev: see docs/timeline.md. Costs about a microsecond for
-  // each task; a chunk of a map is one task.
+  // for ui.perfetto.dev: see docs/timeline.md. Costs the pool's process a line
+  // of text for each task; a chunk of a map is one task.
   std::string timeline = {};
   // How workers that are processes are started: see mp/process/process.h. By
   // default as GetStartMethod() says when the pool is made.

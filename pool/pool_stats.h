@@ -27,7 +27,8 @@ struct WorkerStats {
   // How long it has been ready for tasks: zero while it is being started, or
   // its initializer runs.
   absl::Duration alive = absl::ZeroDuration();
-  // Of that, the time in which it waited for a task; the rest it was busy.
+  // Of that, the time in which it slept for want of a task; the rest it was
+  // busy. A wait that was too short for sleep counts as busy.
   absl::Duration idle = absl::ZeroDuration();
   // Those that this worker has done, whatever their outcome. A chunk of a map
   // is one task.

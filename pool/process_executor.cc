@@ -306,8 +306,9 @@ bool ProcessExecutor::PutTask(const Waiting& task, size_t size,
         return error->ok();
       },
       Deadline::Now());
-  if (result == RingResult::kNoMemory)
+  if (result == RingResult::kNoMemory) {
     *error = ipc_internal::Ring::LastMemoryError();
+  }
   MP_CHECK(result == RingResult::kDone || result == RingResult::kAborted ||
            result == RingResult::kTimedOut || result == RingResult::kNoMemory)
       << kPoolMemoryOverwritten;

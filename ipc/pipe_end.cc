@@ -95,9 +95,9 @@ void PipeEnd::Close() {
   Leave();
 }
 
-void PipeEnd::SayAgain(Ring& ring, void (Ring::*say)(Token, uint32_t)) {
+void PipeEnd::SayAgain(Ring& ring, void (Ring::*say)(Token, uint64_t)) {
   for (;;) {
-    const uint32_t departures = ring.departures();
+    const uint64_t departures = ring.departures();
     if (closed()) return;
     (ring.*say)(Liveness::Self(), departures);
     // Before the look at who has left: either that one sees this, or this one
@@ -227,7 +227,7 @@ absl::Status PipeEnd::GetError(RingResult result) const {
 }
 
 absl::StatusOr<bool> PipeEnd::Poll(Deadline deadline) {
-  uint32_t departures = 0;
+  uint64_t departures = 0;
   if (absl::Status error = CheckRecv(departures); !error.ok()) return error;
   const bool ready = in_->AwaitRecord(deadline, [this](WatchList& list) {
     return WatchPeer(LastSender(), list);
@@ -272,7 +272,7 @@ WaitSource PipeEnd::ToWaitSource(std::shared_ptr<PipeEnd> end) {
   static constexpr WaitSource::Kind kKind = {
       .check =
           [](void* object, uint32_t&) {
-            uint32_t departures = 0;
+            uint64_t departures = 0;
             return Of(object).CheckRecv(departures);
           },
       .ready = [](void* object,

@@ -119,7 +119,7 @@ class PipeEnd {
  private:
   // Whether the call is possible at all. The number of departures is read
   // first: a Close() by another thread either counts as one more or is seen.
-  ABSL_ATTRIBUTE_ALWAYS_INLINE absl::Status CheckSend(uint32_t& departures) {
+  ABSL_ATTRIBUTE_ALWAYS_INLINE absl::Status CheckSend(uint64_t& departures) {
     if (ABSL_PREDICT_FALSE(!out_.has_value())) return SendError();
     departures = out_->departures();
     if (ABSL_PREDICT_FALSE(closed())) return SendError();
@@ -134,7 +134,7 @@ class PipeEnd {
     }
     return absl::OkStatus();
   }
-  ABSL_ATTRIBUTE_ALWAYS_INLINE absl::Status CheckRecv(uint32_t& departures) {
+  ABSL_ATTRIBUTE_ALWAYS_INLINE absl::Status CheckRecv(uint64_t& departures) {
     if (ABSL_PREDICT_FALSE(!in_.has_value())) return RecvError();
     departures = in_->departures();
     if (ABSL_PREDICT_FALSE(closed())) return RecvError();
@@ -143,7 +143,7 @@ class PipeEnd {
   }
   // That this process is here still, if others have left since the number of
   // departures was read.
-  void SayAgain(Ring& ring, void (Ring::*say)(Token, uint32_t));
+  void SayAgain(Ring& ring, void (Ring::*say)(Token, uint64_t));
   static PipeEnd& Of(void* end) { return *static_cast<PipeEnd*>(end); }
   absl::Status SendError() const;
   absl::Status RecvError() const;
@@ -197,7 +197,7 @@ class PipeEnd {
 template <class Write>
 absl::Status PipeEnd::Send(uint32_t type, size_t size, const Write& write,
                            Deadline deadline) {
-  uint32_t departures = 0;
+  uint64_t departures = 0;
   if (absl::Status error = CheckSend(departures);
       ABSL_PREDICT_FALSE(!error.ok())) {
     return error;
@@ -235,7 +235,7 @@ absl::Status PipeEnd::Send(uint32_t type, size_t size, const Write& write,
 template <class Use, class Removed>
 absl::Status PipeEnd::Recv(uint32_t type, const Use& use, Deadline deadline,
                            const Removed& removed) {
-  uint32_t departures = 0;
+  uint64_t departures = 0;
   if (absl::Status error = CheckRecv(departures);
       ABSL_PREDICT_FALSE(!error.ok())) {
     return error;

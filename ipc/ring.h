@@ -268,18 +268,20 @@ class Ring {
 
   // ---- For producers and consumers that care whether the others still live.
 
-  // How often Leave() was called, modulo 2^32.
-  uint32_t departures() const {
+  // How often Leave() was called, modulo 2^32. In 64 bits, as Presence() needs
+  // it: GCC spills 32 of them and reads 64 back, which waits for every store
+  // before it, a tenth of a message's time.
+  uint64_t departures() const {
     return control_->departures.load(std::memory_order_acquire);
   }
   // That the process is here, or was, when there had been so many departures.
   // It costs little to say the same again. If somebody leaves at the same time,
   // it is forgotten: see departures() after the put or get, which has a full
   // barrier behind what it did.
-  void SetProducer(Token self, uint32_t departures) {
+  void SetProducer(Token self, uint64_t departures) {
     StoreIfNew(control_->producer, Presence(self, departures));
   }
-  void SetConsumer(Token self, uint32_t departures) {
+  void SetConsumer(Token self, uint64_t departures) {
     StoreIfNew(control_->consumer, Presence(self, departures));
   }
   // Who was last said to be here; kNoToken if somebody has left since.
@@ -436,8 +438,8 @@ class Ring {
   };
 
   // A token and the number of departures.
-  static uint64_t Presence(Token token, uint32_t departures) {
-    return uint64_t{departures} << 32 | token;
+  static uint64_t Presence(Token token, uint64_t departures) {
+    return departures << 32 | token;
   }
   static void StoreIfNew(std::atomic<uint64_t>& presence, uint64_t value) {
     if (ABSL_PREDICT_FALSE(presence.load(std::memory_order_relaxed) != value)) {

@@ -755,6 +755,8 @@ void ProcessExecutor::SettleDeath(size_t index, int64_t noticed_nanos) {
   const std::string name = worker.process.name();
   const pid_t pid = worker.process.pid().value_or(0);
   worker.process.Join().IgnoreError();
+  // It may have died with a wake-up that another one needs (ExpectHelp()).
+  board_.tasks.WakeAll();
   const int exitcode = worker.process.exitcode().value_or(kExitCodeUnknown);
   SettleClaim(index, name, pid, exitcode, noticed_nanos);
 }

@@ -226,6 +226,7 @@ RingResult WorkerLoop::Take(Taken& taken) {
   // Called before each sleep.
   const auto watch = [&](WatchList& list) {
     if (claim.meter.waits_since_nanos() == 0) claim.meter.BeginWait();
+    list.ExpectHelp();  // from the pool's process: see SettleDeath()
     return claim.told_to_leave.load(std::memory_order_relaxed) == 0 &&
            Ring::WatchOne{plan_.board.owner}(list);
   };

@@ -36,7 +36,7 @@ ParkResult Park(const FutexWord& word, uint32_t expected,
     }
   }
   if (woken) return ParkResult::kRetry;
-  brief ? slices.GrowBrief() : slices.Grow();
+  brief ? slices.GrowBrief() : slices.Grow(watched.expects_help());
   return deadline.Expired() ? ParkResult::kTimedOut : ParkResult::kRetry;
 }
 

@@ -9,7 +9,7 @@
 //   - sleeps in slices that start at 10 ms and grow to 250 ms, after each of
 //     which the caller looks at the state again. A consumed wake-up costs that
 //     much time, and nothing else. An idle sleeper costs four wake-ups a
-//     second.
+//     second; one, if somebody else sees to it that none is lost.
 //
 // The caller's loop:
 //
@@ -58,8 +58,14 @@ class WatchList {
   void ExpectChange() { expects_change_ = true; }
   bool expects_change() const { return expects_change_; }
 
+  // That somebody wakes all who sleep there when one of them dies, so that no
+  // wake-up is lost with it. Sleeps grow to a second then.
+  void ExpectHelp() { expects_help_ = true; }
+  bool expects_help() const { return expects_help_; }
+
  private:
   bool expects_change_ = false;
+  bool expects_help_ = false;
   size_t size_ = 0;
   Token tokens_[kMax];  // the first size_ are initialised
 };
@@ -70,7 +76,10 @@ enum class ParkResult { kRetry, kTimedOut };
 class ParkSlices {
  public:
   int64_t nanos() const { return nanos_; }
-  void Grow() { nanos_ = nanos_ * 2 < kLongest ? nanos_ * 2 : kLongest; }
+  void Grow(bool expects_help = false) {
+    const int64_t longest = expects_help ? kLongestWithHelp : kLongest;
+    nanos_ = nanos_ * 2 < longest ? nanos_ * 2 : longest;
+  }
 
   // The same for who expects a change. Without one for those that take longer
   // than it would sleep anyway.
@@ -88,6 +97,7 @@ class ParkSlices {
   static constexpr int64_t kFirstBrief = 1'000'000;
   static constexpr int64_t kFirst = 10'000'000;
   static constexpr int64_t kLongest = 250'000'000;
+  static constexpr int64_t kLongestWithHelp = 1'000'000'000;
   static inline std::atomic<int64_t> first_{kFirst};
 
   int64_t nanos_ = first_.load(std::memory_order_relaxed);

@@ -63,6 +63,23 @@ TEST(ParkSlicesTest, GrowFromTenToTwoHundredAndFiftyMilliseconds) {
   EXPECT_EQ(slices.nanos(), 160 * kMilli);
   for (int i = 0; i < 100; ++i) slices.Grow();
   EXPECT_EQ(slices.nanos(), 250 * kMilli);
+  slices.Grow(/*expects_help=*/true);
+  EXPECT_EQ(slices.nanos(), 500 * kMilli);
+  for (int i = 0; i < 100; ++i) slices.Grow(/*expects_help=*/true);
+  EXPECT_EQ(slices.nanos(), 1000 * kMilli);
+}
+
+TEST_F(ParkTest, SleepsLongerIfItExpectsHelp) {
+  FutexWord word{0};
+  ParkSlices slices;
+  while (slices.nanos() < 250 * kMilli) slices.Grow();
+  for (const bool help : {false, true}) {
+    WatchList watched;
+    if (help) watched.ExpectHelp();
+    EXPECT_EQ(Park(word, 0, watched, Deadline::Infinite(), slices),
+              ParkResult::kRetry);
+    EXPECT_EQ(slices.nanos(), (help ? 500 : 250) * kMilli);
+  }
 }
 
 TEST_F(ParkTest, ReturnsAtOnceIfTheWordHasChanged) {

@@ -65,7 +65,7 @@ def mp_cc_benchmark(
         size = "small",
         smoke_filter = None,
         tags = [],
-        visibility = None,
+        visibility = ["//benchmarks:__pkg__"],
         **kwargs):
     """A Google Benchmark program, and a test that it works.
 
@@ -81,7 +81,7 @@ def mp_cc_benchmark(
       smoke_filter: what the test runs, as for --benchmark_filter, instead of
         all of it: for programs that do the same with many numbers.
       tags: of both. The program gets "benchmark", the test "smoke" as well.
-      visibility: of the program.
+      visibility: of the program; by default the scorecard's.
       **kwargs: as for cc_binary.
     """
     cc_binary(

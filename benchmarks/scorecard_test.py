@@ -9,6 +9,9 @@ import sys
 import tempfile
 import unittest
 
+from benchmarks import runner
+from benchmarks import targets as targets_lib
+
 _SCORECARD = pathlib.Path(__file__).parent / "scorecard.py"
 _OPERATION = "rlock_pair_nested"
 
@@ -74,6 +77,28 @@ class ScorecardTest(unittest.TestCase):
                                     "--filter", "^pool_apply$")
         self.assertEqual(result.returncode, 1, result.stderr)
         self.assertIn("NOT MEASURED  pool_apply", result.stdout)
+
+    def test_every_benchmark_of_the_targets_exists(self):
+        targets = targets_lib.load(_SCORECARD.parent / "targets.json")
+        measured = {
+            targets.split(name)
+            for program in runner.find_programs(_SCORECARD.parent.parent)
+            for name in program.names()
+        }
+        operations = {operation for operation, _ in measured}
+        for row in targets.rows:
+            # Of each operation ours, and all that a row names.
+            for operation in row.get("geometric_mean_of", [row["operation"]]):
+                if "mp" not in row:
+                    self.assertIn((operation, "mp"), measured)
+            for key in ("mp", "floor"):
+                if key in row:
+                    self.assertIn(targets.split(row[key]), measured)
+            for goal in row["goals"]:
+                if goal.get("times", "best_peer") != "best_peer":
+                    self.assertIn(targets.split(goal["times"]), measured)
+        families = {operation.split("/")[0] for operation in operations}
+        self.assertLessEqual(set(targets.sweeps), families)
 
     def test_bad_input_is_an_error(self):
         (self.root / "bad.json").write_text("{}")

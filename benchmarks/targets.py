@@ -166,10 +166,11 @@ class _Measured:
             operation, implementation = targets.split(name)
             self._by_operation.setdefault(operation, {})[
                 implementation] = benchmark
-        self._all = run.benchmarks
 
     def get(self, name):
-        benchmark = self._all.get(name)
+        """By operation and implementation, wherever the latter stands."""
+        operation, implementation = self._targets.split(name)
+        benchmark = self._by_operation.get(operation, {}).get(implementation)
         return benchmark if benchmark and benchmark.rounds else None
 
     def of_kind(self, row, kind):

@@ -122,6 +122,15 @@ class TargetsTest(unittest.TestCase):
         self.assertEqual(verdict.to_floor.median, 2)
         self.assertEqual(verdict.best_peer, "boost")
 
+    def test_a_reference_is_found_wherever_its_implementation_stands(self):
+        verdict = self.judge(
+            {"at_most": 2, "times": "live/locks:1/mp"},
+            runs.Run({}, {
+                name: runs.Benchmark(name, {0: time})
+                for name, time in (("op/64/mp", 8), ("live/mp/locks:1", 4))
+            }))
+        self.assertEqual(verdict.goals[0].value, 2)
+
     def test_every_goal_counts(self):
         both = ({"ahead_of": "peers"}, {"at_most": 5, "unit": "ns"})
         for ours, boost, met in ((5, 6, True), (5, 4, False), (7, 8, False)):

@@ -84,6 +84,10 @@ def show(verdicts, run, targets, out=print):
     for line in table(verdicts, targets):
         out(line)
     out("")
+    for cost in run.mp.get("costs", []):
+        out(f"{cost['title']}: {cost['value']:,.4g} {cost['unit']}")
+    if run.mp.get("costs"):
+        out("")
     for peer in run.mp.get("missing", []):
         title = targets.implementations[peer["implementation"]].title
         out(f"Missing: {title} ({peer['why']})")

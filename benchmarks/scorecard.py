@@ -18,6 +18,7 @@ import re
 import sys
 import time
 
+from benchmarks import costs
 from benchmarks import machine
 from benchmarks import report
 from benchmarks import runner
@@ -120,6 +121,9 @@ def _measure(options, targets):
     context, entries = runner.measure(
         programs, wanted, options.rounds, min_time, report=say
     )
+    say("costs that are not time")
+    found_costs = [] if options.quick else costs.measure(
+        _HERE.parent, os.environ.get("BUILD_WORKSPACE_DIRECTORY"))
     if tty:
         print("\r\033[K", end="", file=sys.stderr)
     if not entries:
@@ -142,7 +146,7 @@ def _measure(options, targets):
                 "seconds": round(time.monotonic() - begin),
             },
             "missing": report.missing(benchmarks, targets),
-            "costs": [],
+            "costs": found_costs,
         },
     }
     return {"context": context,

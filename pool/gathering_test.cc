@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <functional>
 #include <memory>
+#include <numeric>
 #include <span>
 #include <thread>
 #include <vector>
@@ -77,6 +78,39 @@ TEST_F(GatheringTest, ResultsAreInTheOrderOfTheChunks) {
   first->Finish(Bytes({1, 2}));
   ASSERT_TRUE(result_->ready());
   EXPECT_THAT(result_->outcome(), IsOkAndHolds(ElementsAre(1, 2, 3, 4, 5)));
+}
+
+// Or a Map of very many would keep something of each to its end.
+TEST_F(GatheringTest, ForgetsChunksThatHaveEndedWhenOthersCome) {
+  std::vector<std::weak_ptr<TaskSink>> chunks;
+  auto slow = gathering_->AddChunk(1);
+  for (int i = 1; i < 100; ++i) {
+    const auto chunk = gathering_->AddChunk(1);
+    chunks.push_back(chunk);
+    chunk->Finish(Bytes({i}));
+  }
+  EXPECT_FALSE(chunks[0].expired()) << "the first one has not ended";
+  slow->Finish(Bytes({0}));
+  slow.reset();
+  std::vector<int> expected(100);
+  std::iota(expected.begin(), expected.end(), 0);
+  for (int i = 100; i < 200; ++i) {
+    gathering_->AddChunk(1)->Finish(Bytes({i}));
+    expected.push_back(i);
+  }
+  for (const auto& chunk : chunks) EXPECT_TRUE(chunk.expired());
+  gathering_->AllSubmitted();
+  EXPECT_THAT(result_->outcome(), IsOkAndHolds(expected));
+}
+
+TEST_F(GatheringTest, AnErrorOfAForgottenChunkIsTheOutcome) {
+  gathering_->AddChunk(1)->Finish(Bytes({0}));
+  gathering_->AddChunk(1)->Fail(absl::DataLossError("one"));
+  for (int i = 0; i < 10; ++i) gathering_->AddChunk(1)->Finish(Bytes({i}));
+  gathering_->AddChunk(1)->Fail(absl::DataLossError("two"));
+  gathering_->AllSubmitted();
+  EXPECT_THAT(result_->outcome(),
+              StatusIs(absl::StatusCode::kDataLoss, ::testing::Eq("one")));
 }
 
 TEST_F(GatheringTest, IsNotReadyBeforeAllAreSubmitted) {

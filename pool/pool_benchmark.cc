@@ -2,7 +2,9 @@
 // pool_apply_async: tasks submitted in a row, then their results collected.
 //   Time of one task.
 // pool_map_item: one item of a Map with the default chunk size.
-// pool_starmap_item: the same for items of two numbers.
+// pool_map_tasks/items:<number>: one of so many items of a Map in which each is
+//   a task of its own: whether that becomes dearer with their number.
+// pool_starmap_item: as pool_map_item, for items of two numbers.
 // pool_imap, pool_imap_unordered: one item of an endless stream, each a task.
 // pool_create_destroy/<workers>: make a pool of so many, have it run one task,
 //   destroy it. Its floor is as many raw forks, each waited for.
@@ -163,6 +165,16 @@ void MapItem(benchmark::State& state, const Work<In>& work) {
     const auto results = pool.Map(work.function, items);
     MP_CHECK(results.ok() && results->size() == items.size() &&
              results->back() == work.result);
+  }
+}
+
+void MapTasks(benchmark::State& state, int64_t number) {
+  mp::Pool pool({.processes = 2});
+  const std::vector<int> items(static_cast<size_t>(number), 41);
+  while (state.KeepRunningBatch(number)) {
+    const auto results = pool.Map(Increment, items, /*chunksize=*/1);
+    MP_CHECK(results.ok() && results->size() == items.size() &&
+             results->back() == 42);
   }
 }
 
@@ -560,6 +572,10 @@ void RegisterAll() {
   RegisterTimed("pool_imap/chunk_1/mp",
                 [](State& state) { Imap(state, Basic(), Order::kKept); });
   RegisterTimed("pool_starmap_item/mp", StarmapItem);
+  for (const int64_t number : {10, 1'000, 100'000, 10'000'000}) {
+    RegisterTimed("pool_map_tasks/items:" + std::to_string(number) + "/mp",
+                  [=](State& state) { MapTasks(state, number); });
+  }
   register_work(Busy("task:1us", 1'000));
   register_work(Busy("task:10us", 10'000));
   register_work(Busy("task:100us", 100'000));

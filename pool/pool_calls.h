@@ -223,6 +223,7 @@ class PoolCalls {
                   size_t buffersize) const;
   template <class Items>
   std::unique_ptr<pool_internal::ProgressBar> StartBar(Items& items) const;
+  int MostAhead(size_t chunksize, size_t chunk_bytes) const;
 };
 
 // ---- implementation ----
@@ -287,6 +288,18 @@ auto PoolCalls::RunMap(F function, Items& items, size_t chunksize) const {
       .Get();
 }
 
+// How many chunks of a Map are submitted ahead: so many that no worker waits,
+// and that who submits small ones sleeps rarely, for a wake-up costs as much as
+// many of them; but not the whole input, and no more of it than the pool's
+// memory for tasks.
+inline int PoolCalls::MostAhead(size_t chunksize, size_t chunk_bytes) const {
+  constexpr size_t kItems = 1024;
+  const size_t small =
+      std::min(kItems / chunksize,
+               executor_->max_input_size() / std::max<size_t>(1, chunk_bytes));
+  return std::max(4 * executor_->workers(), static_cast<int>(small));
+}
+
 template <class How, class F, class Items>
 auto PoolCalls::SubmitMap(
     F function, Items& items, size_t chunksize, Pace pace,
@@ -316,18 +329,25 @@ auto PoolCalls::SubmitMap(
   }
 
   auto state = std::make_shared<State>(executor_);
+  size_t expected = 0;
+  if constexpr (std::ranges::sized_range<Items>) {
+    expected = static_cast<size_t>(std::ranges::size(items));
+  }
   const auto gathering =
-      std::make_shared<Gathering>(state, std::move(progress));
+      std::make_shared<Gathering>(state, expected, std::move(progress));
   // Whatever is thrown, the chunks that have been submitted get an end.
   const absl::Cleanup submitted = [&] { gathering->AllSubmitted(); };
-  // So many ahead that no worker waits, but not the whole input.
-  const int ahead = 4 * executor_->workers();
   Chunks chunks(function, items, chunksize, executor_->max_input_size());
   const internal::TaskCode code = internal::CodeOf(&Task::Run, function);
   internal::Chunk chunk;
   std::vector<internal::TaskId> ids;
   while (chunks.Next(chunk)) {
-    if (pace == Pace::kAsWorkersGo) gathering->Wait(*executor_, ahead - 1);
+    if (pace == Pace::kAsWorkersGo) {
+      const int most = MostAhead(chunksize, chunk.input.size());
+      if (gathering->under_way() >= most) {
+        gathering->Wait(*executor_, most / 2);
+      }
+    }
     const auto sink = gathering->AddChunk(chunk.count);
     absl::Status status = chunk.error;
     if (status.ok()) {

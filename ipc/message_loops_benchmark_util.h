@@ -8,6 +8,8 @@
 //   void Recv(int side, Message<kSize>&);
 //
 // For a queue see mp/ipc/message_benchmark_util.h, which calls it a channel.
+// Either may have `static void Leave()`, which each process calls in the end;
+// otherwise the processes are killed.
 
 #ifndef MP_IPC_MESSAGE_LOOPS_BENCHMARK_UTIL_H_
 #define MP_IPC_MESSAGE_LOOPS_BENCHMARK_UTIL_H_
@@ -16,6 +18,7 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <string>
 
 #include "benchmark/benchmark.h"
@@ -26,6 +29,15 @@
 #include "mp/testing/shared_page.h"
 
 namespace mp::ipc_benchmark {
+
+template <class T>
+std::function<void()> LeaveOf() {
+  if constexpr (requires { T::Leave(); }) {
+    return T::Leave;
+  } else {
+    return nullptr;
+  }
+}
 
 // ---- There and back
 
@@ -41,33 +53,37 @@ void RoundTrip(benchmark::State& state, Waiting waiting) {
   const SetWaiting set_waiting(waiting);
   T pipe;
   testing::SharedPage<Recorder> recorder;
-  testing::Gang gang(2, [&](int side, int64_t times) {
-    auto message = MakeMessage<kSize>();
-    if (side == 1) {
-      for (int64_t i = 0; i < times; ++i) {
-        pipe.Recv(1, message);
-        pipe.Send(1, message);
-      }
-      return;
-    }
-    // Apart from the answer: a large load behind a small store waits for that.
-    auto question = MakeMessage<kSize>();
-    const auto ask = [&](int64_t i) {
-      question[0] = static_cast<char>(i);
-      pipe.Send(0, question);
-      pipe.Recv(0, message);
-      MP_CHECK(message[0] == static_cast<char>(i));
-    };
-    if (recorder->records) {
-      for (int64_t i = 0; i < times; ++i) {
-        const int64_t begin = MonotonicNanos();
-        ask(i);
-        recorder->samples.nanos[i] = MonotonicNanos() - begin;
-      }
-    } else {
-      for (int64_t i = 0; i < times; ++i) ask(i);
-    }
-  });
+  testing::Gang gang(
+      2,
+      [&](int side, int64_t times) {
+        auto message = MakeMessage<kSize>();
+        if (side == 1) {
+          for (int64_t i = 0; i < times; ++i) {
+            pipe.Recv(1, message);
+            pipe.Send(1, message);
+          }
+          return;
+        }
+        // Apart from the answer: a large load behind a small store waits for
+        // that.
+        auto question = MakeMessage<kSize>();
+        const auto ask = [&](int64_t i) {
+          question[0] = static_cast<char>(i);
+          pipe.Send(0, question);
+          pipe.Recv(0, message);
+          MP_CHECK(message[0] == static_cast<char>(i));
+        };
+        if (recorder->records) {
+          for (int64_t i = 0; i < times; ++i) {
+            const int64_t begin = MonotonicNanos();
+            ask(i);
+            recorder->samples.nanos[i] = MonotonicNanos() - begin;
+          }
+        } else {
+          for (int64_t i = 0; i < times; ++i) ask(i);
+        }
+      },
+      LeaveOf<T>());
   gang.Run(2);  // the memory comes
   const auto times = static_cast<int64_t>(state.max_iterations);
   while (state.KeepRunningBatch(times)) {
@@ -107,7 +123,8 @@ void Transfer(benchmark::State& state, Ladder ladder, Waiting waiting) {
   const SetWaiting set_waiting(waiting);
   T queue;
   testing::Gang gang(
-      ladder.producers + ladder.consumers, [&](int member, int64_t messages) {
+      ladder.producers + ladder.consumers,
+      [&](int member, int64_t messages) {
         auto message = MakeMessage<kSize>();
         if (member < ladder.producers) {
           for (int64_t i = 0; i < messages / ladder.producers; ++i) {
@@ -123,7 +140,8 @@ void Transfer(benchmark::State& state, Ladder ladder, Waiting waiting) {
                      message[0] == static_cast<char>(i));
           }
         }
-      });
+      },
+      LeaveOf<T>());
   // The memory comes: that of the messages on the way, and of each process.
   gang.Run(2 * kRound);
   const auto messages = static_cast<int64_t>(state.max_iterations);

@@ -167,7 +167,9 @@ class Roudi {
     pid_ = fork();
     MP_PCHECK(pid_ >= 0) << "fork";
     if (pid_ == 0) {
-      prctl(PR_SET_PDEATHSIG, SIGTERM);
+      // Its clients die with this program as well, and then it cannot end in
+      // good order. The next one removes what it leaves.
+      prctl(PR_SET_PDEATHSIG, SIGKILL);
       const UniqueFd log(open(log_path().c_str(), O_CREAT | O_RDWR, 0600));
       dup2(log.get(), STDOUT_FILENO);
       dup2(log.get(), STDERR_FILENO);

@@ -21,7 +21,9 @@
 // It is there where Debian's openmpi-bin is installed; no header of it is
 // needed.
 
+#include <signal.h>
 #include <stdlib.h>
+#include <sys/prctl.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -259,6 +261,8 @@ int Main(int argc, char** argv) {
     Launch(argc, argv);
     MP_PCHECK(false) << "mpirun";
   }
+  // If mpirun is killed; a rank that waits for the other would poll for ever.
+  prctl(PR_SET_PDEATHSIG, SIGKILL);
   Load()->Init();
   int result = 0;
   if (Load()->Rank() == 0) {

@@ -163,6 +163,8 @@ class PushPull {
   Socket<kSize> socket_;
 };
 
+constexpr Ladder kOneToOne = {1, 1};
+
 template <size_t kSize>
 void RegisterSize() {
   const auto name = [](const std::string& operation) {
@@ -172,7 +174,6 @@ void RegisterSize() {
   RegisterPeer(name("pipe_rtt"), there, [](benchmark::State& state) {
     ipc_benchmark::RoundTrip<Pair<kSize>, kSize>(state, Waiting::kRunning);
   });
-  constexpr Ladder kOneToOne = {1, 1};
   RegisterPeer(name(kOneToOne.Name()), there, [](benchmark::State& state) {
     ipc_benchmark::Transfer<PushPull<kSize>, kSize>(state, kOneToOne,
                                                     Waiting::kRunning);

@@ -259,6 +259,12 @@ int Main(int argc, char** argv) {
     return ipc_benchmark::RunRegistered(argc, argv);
   }
   if (!IsStartedByMpi()) {
+    // Help and wrong flags end the program here: of a rank that ends early
+    // mpirun has much to say.
+    std::vector<char*> flags(argv, argv + argc + 1);
+    int count = argc;
+    benchmark::Initialize(&count, flags.data());
+    if (benchmark::ReportUnrecognizedArguments(count, flags.data())) return 1;
     Launch(argc, argv);
     MP_PCHECK(false) << "mpirun";
   }

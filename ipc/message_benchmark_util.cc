@@ -165,7 +165,7 @@ void RegisterPython(const std::string& name, const std::string& script,
                     const std::vector<std::string>& args, PythonTimes times) {
   Register(name, [=](benchmark::State& state) {
     if (!testing::PythonPeer::Available()) {
-      state.SkipWithError(kNoneHere);
+      state.SkipWithError("skipped: not installed: python3");
       return;
     }
     testing::PythonPeer peer(script, args);

@@ -8,7 +8,6 @@
 // The percentiles are of other round trips, as many up to 100,000, each of
 // which includes reading the clock, some tens of nanoseconds.
 
-#include <algorithm>
 #include <array>
 #include <atomic>
 #include <cstddef>
@@ -25,8 +24,8 @@
 #include "mp/base/futex.h"
 #include "mp/ipc/connection.h"
 #include "mp/ipc/message_benchmark_util.h"
+#include "mp/ipc/message_loops_benchmark_util.h"
 #include "mp/ipc/pipe.h"
-#include "mp/testing/gang.h"
 #include "mp/testing/shared_page.h"
 
 namespace mp::ipc_benchmark {
@@ -128,56 +127,6 @@ class TwoPipes {
  private:
   std::array<Peer<Pipe, kSize>, 2> to_;
 };
-
-struct Recorder {
-  std::atomic<bool> records{false};
-  Samples samples;
-};
-
-template <class T, size_t kSize>
-void RoundTrip(benchmark::State& state, Waiting waiting) {
-  const SetWaiting set_waiting(waiting);
-  T pipe;
-  testing::SharedPage<Recorder> recorder;
-  testing::Gang gang(2, [&](int side, int64_t times) {
-    auto message = MakeMessage<kSize>();
-    if (side == 1) {
-      for (int64_t i = 0; i < times; ++i) {
-        pipe.Recv(1, message);
-        pipe.Send(1, message);
-      }
-      return;
-    }
-    // Apart from the answer: a large load behind a small store waits for that.
-    auto question = MakeMessage<kSize>();
-    const auto ask = [&](int64_t i) {
-      question[0] = static_cast<char>(i);
-      pipe.Send(0, question);
-      pipe.Recv(0, message);
-      MP_CHECK(message[0] == static_cast<char>(i));
-    };
-    if (recorder->records) {
-      for (int64_t i = 0; i < times; ++i) {
-        const int64_t begin = MonotonicNanos();
-        ask(i);
-        recorder->samples.nanos[i] = MonotonicNanos() - begin;
-      }
-    } else {
-      for (int64_t i = 0; i < times; ++i) ask(i);
-    }
-  });
-  gang.Run(2);  // the memory comes
-  const auto times = static_cast<int64_t>(state.max_iterations);
-  while (state.KeepRunningBatch(times)) {
-    state.SetIterationTime(gang.Run(times));
-  }
-  // Enough also if a few that were held up have taken the wanted time.
-  const int64_t recorded =
-      std::clamp<int64_t>(times, kSmall<kSize> ? 1'000 : 10, Samples::kMax);
-  recorder->records = true;
-  gang.Run(recorded);
-  ReportPercentiles(state, recorder->samples.First(recorded));
-}
 
 void SendRecv(benchmark::State& state) {
   MpPipe<64> pipe;

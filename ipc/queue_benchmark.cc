@@ -11,64 +11,13 @@
 #include <string>
 
 #include "benchmark/benchmark.h"
-#include "mp/base/check.h"
 #include "mp/ipc/message_benchmark_util.h"
-#include "mp/testing/gang.h"
+#include "mp/ipc/message_loops_benchmark_util.h"
 
 namespace mp::ipc_benchmark {
 namespace {
 
-struct Ladder {
-  int producers;
-  int consumers;
-
-  std::string Name() const {
-    return "queue_" + std::to_string(producers) + "p" +
-           std::to_string(consumers) + "c";
-  }
-  bool IsOneToOne() const { return producers == 1 && consumers == 1; }
-};
 constexpr Ladder kLadders[] = {{1, 1}, {4, 1}, {1, 4}, {2, 2}, {4, 4}};
-
-// Divisible by the producers and the consumers of all ladders.
-constexpr int64_t kRound = 4;
-
-template <class T, size_t kSize>
-void Transfer(benchmark::State& state, Ladder ladder, Waiting waiting) {
-  if (!T::Available()) {
-    state.SkipWithError(kNoneHere);
-    return;
-  }
-  const SetWaiting set_waiting(waiting);
-  T queue;
-  testing::Gang gang(
-      ladder.producers + ladder.consumers, [&](int member, int64_t messages) {
-        auto message = MakeMessage<kSize>();
-        if (member < ladder.producers) {
-          for (int64_t i = 0; i < messages / ladder.producers; ++i) {
-            message[0] = static_cast<char>(i);
-            queue.Put(message);
-          }
-        } else {
-          for (int64_t i = 0; i < messages / ladder.consumers; ++i) {
-            queue.Get(message);
-            benchmark::DoNotOptimize(message.data());
-            // With one of each, they come in order.
-            MP_CHECK(!ladder.IsOneToOne() ||
-                     message[0] == static_cast<char>(i));
-          }
-        }
-      });
-  // The memory comes: that of the messages on the way, and of each process.
-  gang.Run(2 * kRound);
-  const auto messages = static_cast<int64_t>(state.max_iterations);
-  const int64_t rounded = (messages + kRound - 1) / kRound * kRound;
-  while (state.KeepRunningBatch(messages)) {
-    const double seconds = gang.Run(rounded);
-    state.SetIterationTime(seconds * static_cast<double>(messages) /
-                           static_cast<double>(rounded));
-  }
-}
 
 template <class T>
 void PutGet(benchmark::State& state) {

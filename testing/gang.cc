@@ -8,7 +8,9 @@
 
 #include <algorithm>
 #include <atomic>
+#include <functional>
 #include <new>
+#include <utility>
 
 #include "absl/time/time.h"
 #include "mp/base/check.h"
@@ -19,6 +21,8 @@ namespace mp::testing {
 namespace {
 
 constexpr int kMaxMembers = 64;
+// Instead of a number of operations.
+constexpr int64_t kLeave = -1;
 
 }  // namespace
 
@@ -32,7 +36,8 @@ struct Gang::Shared {
   } members[kMaxMembers];
 };
 
-Gang::Gang(int size, Body body) : size_(size) {
+Gang::Gang(int size, Body body, std::function<void()> leave)
+    : size_(size), leave_(std::move(leave)) {
   MP_CHECK(size > 0 && size <= kMaxMembers) << size;
   void* const memory = mmap(nullptr, sizeof(Shared), PROT_READ | PROT_WRITE,
                             MAP_SHARED | MAP_ANONYMOUS, -1, 0);
@@ -47,7 +52,11 @@ Gang::Gang(int size, Body body) : size_(size) {
 }
 
 Gang::~Gang() {
-  for (const pid_t pid : pids_) kill(pid, SIGKILL);
+  if (leave_ != nullptr) {
+    StartRound(kLeave);
+  } else {
+    for (const pid_t pid : pids_) kill(pid, SIGKILL);
+  }
   for (const pid_t pid : pids_) waitpid(pid, nullptr, 0);
   munmap(shared_, sizeof(Shared));
 }
@@ -58,6 +67,10 @@ void Gang::Serve(int member, const Body& body) {
     while (shared_->round.load(std::memory_order_acquire) == round) {
       FutexWait(shared_->round, round, Deadline::Infinite());
     }
+    if (shared_->operations == kLeave) {
+      leave_();
+      _exit(0);
+    }
     Shared::Member& self = shared_->members[member];
     self.begin = MonotonicNanos();
     body(member, shared_->operations);
@@ -67,11 +80,16 @@ void Gang::Serve(int member, const Body& body) {
   }
 }
 
-double Gang::Run(int64_t operations) {
+void Gang::StartRound(int64_t operations) {
   shared_->operations = operations;
   shared_->done.store(0, std::memory_order_relaxed);
   shared_->round.fetch_add(1, std::memory_order_release);
   FutexWake(shared_->round, kWakeAll);
+}
+
+double Gang::Run(int64_t operations) {
+  MP_CHECK(operations >= 0) << operations;
+  StartRound(operations);
   for (;;) {
     const uint32_t done = shared_->done.load(std::memory_order_acquire);
     if (done == static_cast<uint32_t>(size_)) break;

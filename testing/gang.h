@@ -7,7 +7,8 @@
 //   double seconds = gang.Run(1'000'000);   // as often as you like
 //
 // The members are forked once and sleep between runs. They inherit what the
-// function captures as it was when the gang was made.
+// function captures as it was when the gang was made. In the end they are
+// killed, unless they are told how to leave.
 
 #ifndef MP_TESTING_GANG_H_
 #define MP_TESTING_GANG_H_
@@ -24,10 +25,12 @@ class Gang {
  public:
   using Body = std::function<void(int member, int64_t operations)>;
 
-  Gang(int size, Body body);
+  // Each member calls `leave` in the end, if there is one, and then exits
+  // without further ado.
+  Gang(int size, Body body, std::function<void()> leave = nullptr);
   Gang(const Gang&) = delete;
   Gang& operator=(const Gang&) = delete;
-  // Kills and reaps the members.
+  // Kills the members, or has them leave, and reaps them.
   ~Gang();
 
   // Has every member call the body with `operations`. Returns the seconds from
@@ -39,8 +42,10 @@ class Gang {
   struct Shared;
 
   [[noreturn]] void Serve(int member, const Body& body);
+  void StartRound(int64_t operations);
 
   const int size_;
+  const std::function<void()> leave_;
   Shared* shared_;
   std::vector<pid_t> pids_;
 };

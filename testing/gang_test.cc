@@ -43,6 +43,26 @@ TEST_F(GangTest, TimesTheWork) {
   EXPECT_GE(gang.Run(20'000), 0.02);
 }
 
+TEST_F(GangTest, MembersLeaveAsTheyAreTold) {
+  SharedPage<Counters> counters;
+  {
+    Gang gang(
+        2, [&](int member, int64_t) { counters->pids[member] = getpid(); },
+        [&] {
+          for (int member = 0; member < 2; ++member) {
+            if (counters->pids[member] == getpid()) {
+              ++counters->operations[member];
+            }
+          }
+        });
+    gang.Run(1);
+    EXPECT_EQ(counters->operations[0], 0);
+    EXPECT_EQ(counters->operations[1], 0);
+  }
+  EXPECT_EQ(counters->operations[0], 1);
+  EXPECT_EQ(counters->operations[1], 1);
+}
+
 TEST_F(GangTest, DeadMemberAborts) {
   EXPECT_DEATH(
       {

@@ -64,6 +64,7 @@ def mp_cc_benchmark(
         data = [],
         size = "small",
         smoke_filter = None,
+        optional = False,
         tags = [],
         visibility = ["//benchmarks:__pkg__"],
         **kwargs):
@@ -80,6 +81,8 @@ def mp_cc_benchmark(
       size: of the test.
       smoke_filter: what the test runs, as for --benchmark_filter, instead of
         all of it: for programs that do the same with many numbers.
+      optional: whether the test also passes where every benchmark is skipped:
+        for a program that measures what need not be installed.
       tags: of both. The program gets "benchmark", the test "smoke" as well.
       visibility: of the program; by default the scorecard's.
       **kwargs: as for cc_binary.
@@ -96,8 +99,10 @@ def mp_cc_benchmark(
     cc_test(
         name = name + "_smoke",
         size = size,
-        args = ["$(rootpath :%s)" % name] +
-               (["'%s'" % smoke_filter] if smoke_filter else []),
+        args = [
+            "$(rootpath :%s)" % name,
+            "'%s'" % (smoke_filter or "."),
+        ] + (["optional"] if optional else []),
         data = data + [":" + name],
         tags = tags + ["smoke"],
         target_compatible_with = _LINUX,

@@ -241,6 +241,38 @@ class BrowserTest(unittest.TestCase):
             self.assertLessEqual(q1, median)
             self.assertLessEqual(median, q3)
 
+    def tooltip(self, name, implementation, index):
+        """The lines that it shows for a point."""
+        self.drawn(name)
+        return self.script("""
+            const chart = Chart.getChart(arguments[0]);
+            const datasetIndex = chart.data.datasets.findIndex(
+                (set) => set.impl === arguments[1]);
+            chart.tooltip.setActiveElements(
+                [{datasetIndex, index: arguments[2]}], {x: 1, y: 1});
+            chart.update();
+            const {title, body} = chart.tooltip;
+            return [...title, ...body.flatMap(({lines}) => lines)];
+            """, name, implementation, index)
+
+    def test_tooltips_say_the_spread_the_count_and_the_commit(self):
+        lines = self.tooltip("chart-compare-sync", "boost", 0)
+        self.assertEqual(lines[0], "lock_pair")
+        self.assertRegex(lines[1], r"^Boost.Interprocess: [\d.]+ × "
+                         r"\([\d.]+ × to [\d.]+ ×, n = 9\)$")
+        lines = self.tooltip("chart-compare-sync", "target", 0)
+        self.assertRegex(lines[1], r"^target: [\d.]+ ×$")
+        lines = self.tooltip("chart-sweep-pipe-rtt--size", "mp", 3)
+        self.assertEqual(lines[0], "Size of a message: 4\u00a0KiB")
+        self.assertRegex(lines[1], r"^mp: [\d.]+ ns \(.* to .*, n = 9\)$")
+        lines = self.tooltip("chart-latency-queue-latency", "mp", 1)
+        self.assertEqual(lines[0], "99 %")
+        self.assertRegex(lines[1], r"^mp: [\d.]+ ns \(n = 9\)$")
+        lines = self.tooltip("chart-trend-pipe-rtt-64", "mp", 0)
+        self.assertRegex(lines[0], "^[0-9a-f]{8}$")
+        self.assertEqual(lines[1], "change 0")
+        self.assertIn(", learning", lines[-1])
+
     def test_canvases_have_a_name_and_a_table(self):
         self.open_everything()
         for canvas in self.all("figure canvas"):

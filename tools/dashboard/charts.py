@@ -161,11 +161,11 @@ def comparison(targets, group, rows):
                 "t": [_short(reach * row.mp.median)] * 3,
             })
     compared = [row for row in rows if row.to_best_peer is not None]
-    ahead = sum(not row.peer_ahead for row in compared)
+    ahead = sum(not model.peers_ahead(targets, row) for row in compared)
     label = (
         f"Dot plot, logarithmic: times of {len(rows)} operations of {group}. "
-        f"mp is ahead of the best peer in {ahead} of {len(compared)} that "
-        "have a peer. The table that follows has the figures."
+        f"mp is ahead of all peers in {ahead} of {len(compared)} that "
+        "have any. The table that follows has the figures."
     )
     return Chart(
         {"id": f"chart-compare-{group}", "kind": "dots",

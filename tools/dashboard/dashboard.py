@@ -64,7 +64,8 @@ def render(targets, all_runs, chart_js):
         css=markup.Markup(_read("page.css")),
         verdict=sections.verdict(targets, newest, rows, trends),
         losses=markup.join(filter(None, sections.losses(
-            targets, newest, rows, trends)), "\n"),
+            targets, newest, rows, trends,
+            model.gone(rows_of_runs))), "\n"),
         groups=markup.join(groups, "\n"),
         sweeps=sections.grid(sweeps) if sweeps else none,
         latencies=sections.grid(latencies) if latencies else none,

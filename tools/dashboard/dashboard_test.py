@@ -227,6 +227,10 @@ class DashboardTest(unittest.TestCase):
         self.assertIn("skipped: no room", page.texts["peers"])
         self.assertIn("pool_apply", page.texts["unmeasured"])
 
+    def test_what_the_newest_run_lacks_does_not_vanish(self):
+        page = self.page([fake_runs.run(5), fake_runs.FOREIGN])
+        self.assertIn("BM_Copy/64", page.texts["gone"])
+
     def test_charts_have_the_figures(self):
         page = self.page([fake_runs.run()])
         charts = {spec["id"]: spec for spec in page.data["charts"]}

@@ -49,10 +49,6 @@ class Row:
             return False if met else None
         return None if None in met else True
 
-    @property
-    def peer_ahead(self):
-        return self.to_best_peer is not None and self.to_best_peer.median > 1
-
 
 def rows(targets, run):
     """Those with targets in the order of the file, then all others."""
@@ -163,6 +159,27 @@ def operations(targets, row):
     own = spec.get("geometric_mean_of", [targets.split(row.operation)[0]])
     return list(dict.fromkeys(
         own + [targets.split(name)[0] for name in names]))
+
+
+def peers_ahead(targets, row):
+    """{implementation: ratio of ours to it}, the quickest first."""
+    found = {
+        name: ratio(row.mp, benchmark)
+        for name, benchmark in row.results.items()
+        if kind(targets, name) == "peer"
+    }
+    ahead = {name: one for name, one in found.items() if one and one.median > 1}
+    return dict(sorted(ahead.items(), key=lambda item: -item[1].median))
+
+
+def gone(rows_of_runs):
+    """Operations that an earlier run has, and the newest has not."""
+    earlier = dict.fromkeys(
+        row.operation for found in rows_of_runs[:-1] for row in found
+        if row.results or row.errors)
+    newest = {row.operation for row in rows_of_runs[-1]
+              if row.results or row.errors}
+    return [operation for operation in earlier if operation not in newest]
 
 
 def kind(targets, implementation):

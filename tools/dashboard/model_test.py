@@ -47,7 +47,24 @@ class RowsTest(unittest.TestCase):
         self.assertEqual((row.group, row.ours, row.best_peer),
                          ("sync", "mp", "pthread"))
         self.assertAlmostEqual(row.to_best_peer.median, 10.7 / 8.3, delta=0.05)
-        self.assertTrue(row.peer_ahead)
+
+    def test_all_peers_that_are_ahead_are_named_the_quickest_first(self):
+        targets, (run,) = load([fake_runs.run(factors={
+            "lock_pair/pthread": 0.7, "lock_pair/boost": 0.5})])
+        rows = {row.operation: row for row in model.rows(targets, run)}
+        self.assertEqual(
+            list(model.peers_ahead(targets, rows["lock_pair"])),
+            ["boost", "pthread"])
+        self.assertEqual(model.peers_ahead(targets, rows["pipe_rtt/8"]), {})
+        self.assertEqual(
+            model.peers_ahead(targets, rows["pool_map_item"]), {})
+
+    def test_what_the_newest_run_has_no_longer(self):
+        contents = [fake_runs.FOREIGN, fake_runs.run(5)]
+        targets, ordered = load(contents)
+        self.assertEqual(
+            model.gone([model.rows(targets, run) for run in ordered]),
+            ["BM_Copy/64"])
 
     def test_a_row_named_by_its_implementation(self):
         row = rows_of(fake_runs.run())["process_start_join/fork"]

@@ -329,9 +329,10 @@ function tooltip(spec, mode) {
       label({dataset: set, dataIndex: at}) {
         const point = set.points[at];
         const [middle, low, high] = point[mode];
+        const range = low === high ? "" :
+            `${show(mode, low)} to ${show(mode, high)}, `;
         const spread = point.n === undefined ? "" :
-            point.n === 1 ? " (once)" :
-            ` (${show(mode, low)} to ${show(mode, high)}, n = ${point.n})`;
+            ` (${range}n = ${point.n})`;
         const state = point.state ? `, ${point.state}` : "";
         return `${set.label}: ${show(mode, middle)}${spread}${state}`;
       },

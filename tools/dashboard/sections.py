@@ -97,10 +97,11 @@ def _protocol(settings):
 
 # ---- Where we lose
 
-def losses(targets, run, rows, trends):
+def losses(targets, run, rows, trends, gone):
     missed = [row for row in rows if row.met is False]
-    behind = sorted((row for row in rows if row.peer_ahead),
-                    key=lambda row: -row.to_best_peer.median)
+    behind = [(row, name, ratio) for row in rows for name, ratio
+              in model.peers_ahead(targets, row).items()]
+    behind.sort(key=lambda item: -item[2].median)
     unknown = [row for row in rows if row.goals and row.met is None]
     skipped = {}  # what is skipped for the same reason stands together
     for row in rows:
@@ -110,7 +111,7 @@ def losses(targets, run, rows, trends):
         _listing("Targets missed", "missed-targets",
                  [_missed(row) for row in missed], "No target is missed."),
         _listing("A peer is ahead", "peers-ahead",
-                 [_behind(targets, row) for row in behind],
+                 [_behind(targets, *item) for item in behind],
                  "No peer is ahead in any operation."),
         _listing("Slower than in earlier runs", "slower",
                  [_slower(trend) for trend in trends
@@ -122,6 +123,8 @@ def losses(targets, run, rows, trends):
                    error.removeprefix("skipped: "), " (",
                    _operations(names), ")"]
                   for (name, error), names in skipped.items()], None),
+        _listing("In earlier runs, but not in the newest", "gone",
+                 [markup.name(operation) for operation in gone], None),
         _listing("Peers missing on this machine", "missing",
                  [_missing(targets, item)
                   for item in run.mp.get("missing") or []],
@@ -163,18 +166,16 @@ def _measured(goal):
     return units.ratio(goal.value)
 
 
-def _behind(targets, row):
-    ratio = row.to_best_peer
+def _behind(targets, row, name, ratio):
+    peer = row.results[name]
     doubt = ""
-    if len(row.results[row.best_peer].rounds) == 1:
+    if len(peer.rounds) == 1:
         doubt = "; measured once"
     elif ratio.q1 <= 1 <= ratio.q3:
         doubt = "; within the spread of this run"
     return [
-        markup.name(row.operation), ": ",
-        model.title(targets, row.best_peer), " takes ",
-        units.duration(row.results[row.best_peer].median), ", mp ",
-        units.duration(row.mp.median),
+        markup.name(row.operation), ": ", model.title(targets, name), " takes ",
+        units.duration(peer.median), ", mp ", units.duration(row.mp.median),
         f", {units.ratio(ratio.median)} as much{doubt}",
     ]
 

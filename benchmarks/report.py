@@ -112,7 +112,7 @@ def missing(benchmarks, targets):
         {"implementation": name,
          "why": why.get(name, "not in this build").removeprefix("skipped: ")}
         for name, implementation in targets.implementations.items()
-        if implementation.kind in ("peer", "yardstick") and name not in present
+        if implementation.package and name not in present
     ]
     return absent
 

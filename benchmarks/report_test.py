@@ -19,8 +19,10 @@ def verdict(operation, ours, met, peer=None):
 
 _TARGETS = targets.Targets([], {
     "mp": targets.Implementation("mp", "ours"),
-    "boost": targets.Implementation("Boost.Interprocess", "peer"),
-    "iceoryx": targets.Implementation("iceoryx", "peer"),
+    "boost": targets.Implementation(
+        "Boost.Interprocess", "peer", "libboost-dev"),
+    "iceoryx": targets.Implementation("iceoryx", "peer", "iceoryx"),
+    "pipe": targets.Implementation("pipe", "peer"),  # always there
 }, [])
 
 

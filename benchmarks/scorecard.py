@@ -109,6 +109,8 @@ def _measure(options, targets):
         return (not options.quick and index < _SWEEP_ROUNDS
                 and operation.split("/")[0] in targets.sweeps)
 
+    workspace = os.environ.get("BUILD_WORKSPACE_DIRECTORY")
+    commit = machine.commit(workspace or _HERE)  # before it may move on
     begin = time.monotonic()
     tty = sys.stderr.isatty()
 
@@ -123,7 +125,7 @@ def _measure(options, targets):
     )
     say("costs that are not time")
     found_costs = [] if options.quick else costs.measure(
-        _HERE.parent, os.environ.get("BUILD_WORKSPACE_DIRECTORY"))
+        _HERE.parent, workspace)
     if tty:
         print("\r\033[K", end="", file=sys.stderr)
     if not entries:
@@ -136,8 +138,7 @@ def _measure(options, targets):
         "executable": "//benchmarks:scorecard",
         "mp": {
             "schema": 1,
-            "commit": machine.commit(
-                os.environ.get("BUILD_WORKSPACE_DIRECTORY", _HERE)),
+            "commit": commit,
             "machine": machine.describe(programs[0].path),
             "settings": {
                 "rounds": options.rounds,

@@ -34,7 +34,7 @@ class Implementation:
 
     title: str
     kind: str
-    package: str = ""  # Debian's, if it is not always there
+    package: str = ""  # Debian's; none if it is always there
     about: str = ""
 
 

@@ -6,7 +6,7 @@ import math
 from benchmarks import stats
 
 _COLUMNS = ("operation", "mp", "floor", "best peer", "/ floor", "/ peer",
-            "target", "")
+            "target", "verdict")
 
 
 def time_text(nanos):
@@ -52,9 +52,13 @@ def _row(verdict, targets):
     )
 
 
-def table(verdicts, targets):
+def table(verdicts, targets, markdown=False):
     """Lines of text."""
     rows = [_COLUMNS] + [_row(verdict, targets) for verdict in verdicts]
+    if markdown:
+        lines = ["| " + " | ".join(row) + " |" for row in rows]
+        lines.insert(1, "| " + " | ".join(["---"] * len(_COLUMNS)) + " |")
+        return lines
     widths = [max(len(row[column]) for row in rows)
               for column in range(len(_COLUMNS))]
     right = {1, 2, 4, 5}
@@ -69,7 +73,7 @@ def table(verdicts, targets):
     return lines
 
 
-def show(verdicts, run, targets, out=print):
+def show(verdicts, run, targets, markdown=False, out=print):
     """What is missed comes first."""
     met = sum(verdict.met is True for verdict in verdicts)
     out(f"{met} of {len(verdicts)} targets met.")
@@ -81,7 +85,7 @@ def show(verdicts, run, targets, out=print):
         if verdict.mp is None:
             out(f"NOT MEASURED  {verdict.operation}")
     out("")
-    for line in table(verdicts, targets):
+    for line in table(verdicts, targets, markdown):
         out(line)
     out("")
     for cost in run.mp.get("costs", []):

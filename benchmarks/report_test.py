@@ -59,6 +59,13 @@ class ShowTest(unittest.TestCase):
         bad = next(line for line in lines if line.startswith("bad"))
         self.assertTrue(bad.endswith("MISSED"))
 
+    def test_markdown(self):
+        lines = report.table([verdict("good", 1, True, peer=5)], _TARGETS,
+                             markdown=True)
+        self.assertEqual(len(lines), 3)
+        self.assertEqual([line.count("|") for line in lines], [9, 9, 9])
+        self.assertTrue(lines[2].startswith("| good | 1 ns | "))
+
     def test_missing_peers_and_failures_are_named(self):
         run = runs.Run(
             {"mp": {"missing": [{"implementation": "iceoryx",

@@ -50,6 +50,9 @@ def _parse(arguments):
         help="write the run in Google Benchmark's format",
     )
     parser.add_argument(
+        "--markdown", action="store_true", help="print the table for a document",
+    )
+    parser.add_argument(
         "--filter", metavar="REGEX", type=_regex, default=re.compile(""),
         help="only operations in which this is found",
     )
@@ -176,7 +179,7 @@ def main(arguments):
         verdict for verdict in targets_lib.evaluate(targets, run)
         if options.filter.search(verdict.operation)
     ]
-    report.show(verdicts, run, targets)
+    report.show(verdicts, run, targets, options.markdown)
     failed = [verdict for verdict in verdicts
               if verdict.met is False or verdict.mp is None]
     return 1 if options.check and failed else 0

@@ -6,7 +6,8 @@ import platform
 import re
 import subprocess
 
-_COMPILER = re.compile(rb"(GCC: \([^)\0]*\) [0-9.]+|[^\0]*clang version [0-9.]+)")
+_COMPILER = re.compile(
+    rb"(GCC: \([^)\0]*\) [0-9.]+|[^\0]*clang version [0-9.]+)")
 
 
 def _first_match(path, pattern, default=""):

@@ -50,7 +50,8 @@ def _parse(arguments):
         help="write the run in Google Benchmark's format",
     )
     parser.add_argument(
-        "--markdown", action="store_true", help="print the table for a document",
+        "--markdown", action="store_true",
+        help="print the table for a document",
     )
     parser.add_argument(
         "--filter", metavar="REGEX", type=_regex, default=re.compile(""),

@@ -85,7 +85,8 @@ int64_t CountSystemCalls(const std::function<void()>& child) {
   MP_PCHECK(ptrace(PTRACE_SETOPTIONS, pid, nullptr,
                    PTRACE_O_TRACESYSGOOD | PTRACE_O_EXITKILL) == 0)
       << "ptrace";
-  for (resume(0); WIFSTOPPED(status);) {
+  resume(0);
+  while (WIFSTOPPED(status)) {
     const int signal = WSTOPSIG(status);
     if (signal != (SIGTRAP | 0x80)) {
       resume(signal);

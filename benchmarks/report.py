@@ -100,8 +100,9 @@ def show(verdicts, run, targets, markdown=False, out=print):
             out(f"Failed: {name}: {benchmark.error}")
 
 
-def missing(benchmarks, targets):
-    """The implementations that could run nowhere, and why."""
+def missing(benchmarks, targets, whole=True):
+    """The implementations that could run nowhere, and why. If that is not a
+    whole run, only those that were tried."""
     why = {}
     present = set()
     for name, benchmark in benchmarks.items():
@@ -117,6 +118,7 @@ def missing(benchmarks, targets):
          "why": why.get(name, "not in this build").removeprefix("skipped: ")}
         for name, implementation in targets.implementations.items()
         if implementation.package and name not in present
+        and (whole or name in why)
     ]
     return absent
 

@@ -94,6 +94,13 @@ class MissingTest(unittest.TestCase):
             report.missing({}, _TARGETS)[0],
             {"implementation": "boost", "why": "not in this build"})
 
+    def test_what_was_not_asked_for_is_not_missing(self):
+        benchmarks = {"a/iceoryx": runs.Benchmark(
+            "a/iceoryx", error="skipped: not installed: iceoryx")}
+        self.assertEqual(
+            [each["implementation"] for each in
+             report.missing(benchmarks, _TARGETS, whole=False)], ["iceoryx"])
+
 
 class AggregatesTest(unittest.TestCase):
 

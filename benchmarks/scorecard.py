@@ -150,7 +150,8 @@ def _measure(options, targets):
                 "quick": options.quick,
                 "seconds": round(time.monotonic() - begin),
             },
-            "missing": report.missing(benchmarks, targets),
+            "missing": report.missing(
+                benchmarks, targets, whole=not options.filter.pattern),
             "costs": found_costs,
         },
     }

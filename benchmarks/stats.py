@@ -68,15 +68,19 @@ class Ratio:
     q3: float
 
 
-def paired_ratio(ours, theirs):
+def paired_ratios(ours, theirs):
     """Of two dicts by round: each value by that of the same round, so that a
-    host that changes its speed between rounds changes both. None if no round
-    has both."""
-    ratios = [
+    host that changes its speed between rounds changes both."""
+    return [
         ours[index] / theirs[index]
         for index in sorted(ours.keys() & theirs.keys())
         if theirs[index] > 0
     ]
+
+
+def paired_ratio(ours, theirs):
+    """What is usual among these. None if no round has both."""
+    ratios = paired_ratios(ours, theirs)
     if not ratios:
         return None
     return Ratio(median(ratios), *quartiles(ratios))
@@ -191,15 +195,3 @@ def classify(history, latest, floor=0.05):
     if mann_whitney(earlier, latest) >= SIGNIFICANT:
         return "unchanged"
     return "regressed" if now > usual else "improved"
-
-
-def confirmed(history, latest, floor=0.05):
-    """classify(), but a change counts once two runs in a row show it: a single
-    one is a "suspect"."""
-    now = classify(history, latest, floor)
-    if now not in ("regressed", "improved"):
-        return now
-    if len(history) <= LEARNING_RUNS:
-        return "suspect"
-    before = classify(history[:-1], history[-1], floor)
-    return now if before == now else "suspect"

@@ -210,15 +210,6 @@ def ratio(ours, theirs):
     return stats.paired_ratio(ours.rounds, theirs.rounds)
 
 
-def ratios(ours, theirs):
-    """One for each round that has both."""
-    return [
-        ours.rounds[index] / theirs.rounds[index]
-        for index in sorted(ours.rounds.keys() & theirs.rounds.keys())
-        if theirs.rounds[index] > 0
-    ]
-
-
 # ---- Runs
 
 def in_order(all_runs):
@@ -391,7 +382,8 @@ def _trend(newest, lookup, segments):
         reference = row.results.get(base)
         points.append(Point(
             index, segments[index], ours.times,
-            ratios(ours, reference) if reference else [], "learning"))
+            stats.paired_ratios(ours.rounds, reference.rounds)
+            if reference else [], "learning"))
     for index, point in enumerate(points):
         # Ratios where there are any: the host's moods are in both.
         def series(one):

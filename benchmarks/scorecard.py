@@ -166,6 +166,8 @@ def main(arguments):
         if options.from_file:
             run = runs.load(_from_user(options.from_file))
         else:
+            if options.json:  # before anything is measured that would be lost
+                _from_user(options.json).touch()
             data = _measure(options, targets)
             if options.json:
                 path = _from_user(options.json)

@@ -105,6 +105,7 @@ class ScorecardTest(unittest.TestCase):
         for arguments in (["--from", "absent.json"], ["--from", "bad.json"],
                           ["--from", "run.json", "--targets", "bad.json"],
                           ["--filter", "no such operation"],
+                          ["--json", "absent/run.json"],
                           ["--rounds", "0"], ["--filter", "("]):
             result = self.run_scorecard(*arguments)
             self.assertEqual(result.returncode, 2, arguments)

@@ -126,8 +126,12 @@ def main(arguments=None):
         print(f"dashboard: {error}", file=sys.stderr)
         return 2
     page = render(targets, all_runs, chart_js)
-    with open(_from_here(options.out), "w", encoding="utf-8") as file:
-        file.write(page)
+    try:
+        with open(_from_here(options.out), "w", encoding="utf-8") as file:
+            file.write(page)
+    except OSError as error:
+        print(f"dashboard: {error}", file=sys.stderr)
+        return 2
     return 0
 
 

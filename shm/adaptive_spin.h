@@ -21,8 +21,7 @@ struct SpinStyle {
   // Pauses between looks: these, then twice as many each time, up to the last.
   uint32_t first_gap;
   uint32_t last_gap;
-  // Whether a spin is, now and then, long enough to outlast a wake-up.
-  bool outlasts_wake_up;
+  bool for_partner;  // see kSpinForPartner
 };
 
 // For a lock. Each look takes the lock's cache line away from who holds it, or
@@ -32,19 +31,24 @@ struct SpinStyle {
 // (Back-off after T. E. Anderson, "The performance of spin lock alternatives
 // for shared-memory multiprocessors", 1990.)
 inline constexpr SpinStyle kSpinForLock = {
-    .first_gap = 4, .last_gap = 64, .outlasts_wake_up = false};
+    .first_gap = 4, .last_gap = 64, .for_partner = false};
 
 // For a partner's answer. What it wrote is there at once and stays, and until
 // then a look costs no more than a load from this processor's cache.
 //
+// A partner that answered the last time and is late now is more likely held up
+// for a moment, by a page fault for example, than gone. So the first spin after
+// a success is as long as any; to fall asleep over such a moment, be woken, and
+// have the partner fall asleep meanwhile costs ten times as much.
+//
 // There is a trap: when both partners sleep, each wakes later than the other
 // spins, and they go on sleeping for ever though both could run. So a spin
 // after a failure is long enough to outlast a wake-up; if that succeeds, both
-// are running, and short spins do again. If it does not, the next long one
+// are running, and shorter spins do again. If it does not, the next long one
 // comes after twice as many failures, so that in the long run one in 64 is
 // long.
 inline constexpr SpinStyle kSpinForPartner = {
-    .first_gap = 1, .last_gap = 1, .outlasts_wake_up = true};
+    .first_gap = 1, .last_gap = 1, .for_partner = true};
 
 // Zero-initialised; 4 bytes that may live in shared memory. Only a hint: races
 // on it do not matter.
@@ -86,10 +90,12 @@ class AdaptiveSpin {
   static constexpr uint32_t kFailure = 1 << 16;
 
   static uint32_t Budget(uint32_t history, uint32_t failures) {
-    if (kStyle.outlasts_wake_up && failures > 0 &&
-        (std::has_single_bit(failures) ||
-         failures % kLongestStretchWithoutLong == 0)) {
-      return kPausesToOutlastWakeUp;
+    if (kStyle.for_partner) {
+      if (failures == 0) return kMaxPauses;
+      if (std::has_single_bit(failures) ||
+          failures % kLongestStretchWithoutLong == 0) {
+        return kPausesToOutlastWakeUp;
+      }
     }
     return std::min(kMaxPauses, history / 4 + kMinPauses);
   }

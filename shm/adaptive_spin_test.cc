@@ -23,7 +23,7 @@ struct CountingPlatform {
 };
 
 constexpr SpinStyle kPlain = {
-    .first_gap = 1, .last_gap = 1, .outlasts_wake_up = false};
+    .first_gap = 1, .last_gap = 1, .for_partner = false};
 
 class AdaptiveSpinTest : public ::testing::Test {
  protected:
@@ -69,8 +69,7 @@ TEST_F(AdaptiveSpinTest, DoesNothingOnOneProcessor) {
 
 TEST_F(AdaptiveSpinTest, LooksBecomeRareUpToTheLastGap) {
   AdaptiveSpin<CountingPlatform,
-               SpinStyle{
-                   .first_gap = 2, .last_gap = 8, .outlasts_wake_up = false}>
+               SpinStyle{.first_gap = 2, .last_gap = 8, .for_partner = false}>
       spin;
   std::vector<int> looks;
   EXPECT_FALSE(spin.Until([&] {
@@ -110,6 +109,17 @@ TEST_F(AdaptiveSpinTest, QuickSuccessKeepsTheBudgetSmall) {
 TEST_F(AdaptiveSpinTest, SpinForLockIsShortHoweverOftenItFails) {
   AdaptiveSpin<CountingPlatform, kSpinForLock> spin;
   for (int i = 0; i < 1000; ++i) ASSERT_LE(Fail(spin), 300);
+}
+
+TEST_F(AdaptiveSpinTest, SpinForPartnerIsPatientOnceAfterEachSuccess) {
+  AdaptiveSpin<CountingPlatform, kSpinForPartner> spin;
+  for (int i = 0; i < 100; ++i) ASSERT_TRUE(Succeed(spin, 1));
+  EXPECT_GE(Fail(spin), 200) << "though answers came at once";
+  EXPECT_GE(Fail(spin), 1000);
+  EXPECT_GE(Fail(spin), 1000);
+  EXPECT_LE(Fail(spin), 100);
+  ASSERT_TRUE(Succeed(spin, 1));
+  EXPECT_TRUE(Succeed(spin, 200));
 }
 
 // At once, and again after a success: what put the partners to sleep may have

@@ -48,6 +48,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "mp/base/deadline.h"
+#include "mp/base/futex.h"
 #include "mp/shm/adaptive_spin.h"
 #include "mp/shm/gate.h"
 #include "mp/shm/handle.h"
@@ -181,6 +182,12 @@ class Ring {
     return control_->not_empty.Sleep(
         [&] { return HasRecord() || closed() || also(); }, deadline);
   }
+  // The same for who makes `also()` true and notifies at a gate of its own. If
+  // the kernel has no futex_waitv, that may be noticed a quarter of a second
+  // late.
+  template <class Also>
+  bool WaitForRecord(Also also, BasicGate<KernelPlatform>& gate,
+                     Deadline deadline);
   void WakeConsumer() {
     FenceBeforeNotify();
     // All, as another one, or one in SpinUntil, knows nothing of `also()`.
@@ -196,6 +203,16 @@ class Ring {
     const bool result = control_->not_empty.Spin(spin, done);
     if (HasRecord()) control_->not_empty.Notify();
     return result;
+  }
+
+  // For a consumer that is about to do what has a record put, and gets that
+  // then: sleeping consumers are left alone meanwhile. Calls EndExpecting()
+  // when it has it.
+  void ExpectRecord() { control_->not_empty.AnnounceSpin(); }
+  void EndExpecting() {
+    if (control_->not_empty.WithdrawSpin() && HasRecord()) {
+      control_->not_empty.Notify();
+    }
   }
 
   // For a consumer before Get(), which takes the lock before it spins: spins
@@ -880,6 +897,31 @@ inline RingResult Ring::GetLocked(const Use& use, const Removed& removed) {
     Shrink();
   }
   return RingResult::kDone;
+}
+
+template <class Also>
+bool Ring::WaitForRecord(Also also, Gate& gate, Deadline deadline) {
+  Gate& records = control_->not_empty;
+  ParkSlices slices;
+  for (bool woken = false;;) {
+    const Gate::Ticket here = records.BeforeSleep();
+    const Gate::Ticket there = gate.BeforeSleep();
+    const bool is_ready = HasRecord() || closed() || also();
+    const bool sleeps = !is_ready && !deadline.Expired();
+    if (sleeps) {
+      Liveness::Rehome();
+      const FutexExpectation words[] = {{here.word, here.expected},
+                                        {there.word, there.expected}};
+      const Deadline slice = deadline.Sooner(slices.nanos());
+      FutexWaitAny(words, slice);
+      if (slice.Expired()) slices.Grow();
+    }
+    woken |= records.AfterSleep(here);
+    gate.AfterSleep(there);
+    if (sleeps) continue;
+    if (woken && HasRecord()) records.Notify();  // perhaps for another one
+    return is_ready;
+  }
 }
 
 template <class F>

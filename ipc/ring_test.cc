@@ -29,7 +29,9 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "mp/base/deadline.h"
+#include "mp/base/futex.h"
 #include "mp/shm/adaptive_spin.h"
+#include "mp/shm/gate.h"
 #include "mp/shm/handle.h"
 #include "mp/shm/liveness.h"
 #include "mp/shm/park.h"
@@ -749,6 +751,68 @@ TEST_F(RingTest, WaitForRecord) {
   EXPECT_EQ(ring.size(), 1u);
 }
 
+using SharedGate = BasicGate<KernelPlatform>;
+
+TEST_F(RingTest, WaitForRecordAtAGateAsWell) {
+  Ring ring = MakeRing();
+  SharedGate gate;
+  const auto never = [] { return false; };
+  EXPECT_FALSE(ring.WaitForRecord(never, gate, kNow));
+  const int64_t start = MonotonicNanos();
+  EXPECT_FALSE(
+      ring.WaitForRecord(never, gate, Deadline::After(absl::Milliseconds(20))));
+  EXPECT_GE(MonotonicNanos() - start, 20'000'000);
+  EXPECT_TRUE(ring.WaitForRecord([] { return true; }, gate, kNow));
+  EXPECT_EQ(Put(ring, "x"), RingResult::kDone);
+  EXPECT_TRUE(ring.WaitForRecord(never, gate, kInfinite));
+  EXPECT_EQ(ring.size(), 1u);
+}
+
+TEST_F(PatientRingTest, WakesWhoWaitsForARecordAtAGateAsWell) {
+  if (!HaveFutexWaitv()) GTEST_SKIP() << "the kernel has no futex_waitv";
+  struct Shared {
+    SharedGate gate;
+    std::atomic<bool> also{false};
+  };
+  for (const auto wake : {+[](Ring&ring, Shared&) {
+                            EXPECT_EQ(Put(ring, "x"), RingResult::kDone);
+                          },
+                          +[](Ring&ring, Shared&) { ring.Close(); },
+                          +[](Ring&, Shared&shared) {
+                            shared.also = true;
+                            FenceBeforeNotify();
+                            shared.gate.NotifyAll();
+                          }}) {
+    Ring ring = MakeRing();
+    const SharedPage<Shared> shared;
+    auto sleeper = ChildProcess::Start([&] {
+      EXPECT_TRUE(ring.WaitForRecord([&] { return shared->also.load(); },
+                                     shared->gate, kInfinite));
+    });
+    ASSERT_TRUE(sleeper.WaitUntilAsleep());
+    wake(ring, *shared);
+    sleeper.ExpectExit();
+  }
+}
+
+// It takes nothing, and another one sleeps.
+TEST_F(PatientRingTest, WhoWaitsAtAGateAsWellPassesTheRecordOn) {
+  Ring ring = MakeRing();
+  auto waiter = ChildProcess::Start([&] {
+    SharedGate gate;
+    EXPECT_TRUE(ring.WaitForRecord([] { return false; }, gate, kInfinite));
+  });
+  ASSERT_TRUE(waiter.WaitUntilAsleep());
+  auto consumer = ChildProcess::Start([&] {
+    Record record;
+    EXPECT_EQ(Get(ring, &record, kInfinite), RingResult::kDone);
+  });
+  ASSERT_TRUE(consumer.WaitUntilAsleep());
+  EXPECT_EQ(Put(ring, "x"), RingResult::kDone);
+  waiter.ExpectExit();
+  consumer.ExpectExit();
+}
+
 TEST_F(PatientRingTest, WakeConsumer) {
   Ring ring = MakeRing();
   const SharedPage<std::atomic<bool>> also;
@@ -798,6 +862,24 @@ TEST_F(PatientRingTest, SpinUntilLeavesRecordsToOthers) {
   if (!KernelPlatform::MaySpin()) {
     EXPECT_EQ(Put(ring, "x"), RingResult::kDone);
   }
+  sleeper.ExpectExit();
+}
+
+TEST_F(PatientRingTest, ExpectRecordLeavesTheOthersAsleepUntilItHasOne) {
+  Ring ring = MakeRing();
+  auto sleeper = ChildProcess::Start([&] {
+    Record record;
+    EXPECT_EQ(Get(ring, &record, kInfinite), RingResult::kDone);
+    EXPECT_EQ(record.data, "second");
+  });
+  ASSERT_TRUE(sleeper.WaitUntilAsleep());
+  ring.ExpectRecord();
+  EXPECT_EQ(Put(ring, "first"), RingResult::kDone);
+  EXPECT_EQ(Put(ring, "second"), RingResult::kDone);
+  Record record;
+  EXPECT_EQ(Get(ring, &record), RingResult::kDone);
+  EXPECT_EQ(record.data, "first");
+  ring.EndExpecting();
   sleeper.ExpectExit();
 }
 

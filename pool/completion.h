@@ -18,7 +18,7 @@ class Completion {
   bool Wait(Executor& executor, Ready ready, Deadline deadline) {
     if (ready()) return true;
     if (deadline == Deadline::Now()) return false;
-    return executor.Wait(ready, [&] { return gate_.Sleep(ready, deadline); });
+    return executor.Wait(ready, gate_, deadline);
   }
 
   // After having made the condition true.

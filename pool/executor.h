@@ -27,6 +27,8 @@
 #include "mp/base/deadline.h"
 #include "mp/pool/pool_stats.h"
 #include "mp/pool/task_control.h"
+#include "mp/shm/gate.h"
+#include "mp/shm/platform.h"
 
 namespace mp::pool_internal {
 
@@ -134,16 +136,15 @@ class Executor {
   // Of the workers that are processes of this machine and alive at the moment.
   virtual std::vector<pid_t> pids() const = 0;
 
-  // For a thread that waits until `ready()`, which its sink makes true.
-  // Delivers results itself, spinning for a few microseconds as long as that
-  // has helped lately; then calls `doze()`, which sleeps until `ready()` or
-  // some deadline. Returns what `ready()` said last.
+  // For a thread that waits until `ready()`, which its sink makes true, and
+  // then notifies all at `gate`. May deliver results itself, also those that
+  // others wait for. Returns what `ready()` said last: false after the
+  // deadline, and at once in a forked copy, as nothing is delivered there.
   //
   // Results are delivered without it, too, but if no thread waits that may take
-  // a tenth of a millisecond longer, so that many can be delivered at once. In
-  // a forked copy it does not wait, as nothing is delivered there.
+  // a millisecond longer, so that many can be delivered at once.
   virtual bool Wait(absl::FunctionRef<bool()> ready,
-                    absl::FunctionRef<bool()> doze) = 0;
+                    BasicGate<KernelPlatform>& gate, Deadline deadline) = 0;
 
   // Runs `callback` soon, on the executor's own thread, one at a time. Not in a
   // forked copy.

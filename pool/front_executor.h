@@ -44,7 +44,9 @@
 #include "mp/pool/pool_stats.h"
 #include "mp/pool/task_control.h"
 #include "mp/pool/task_options.h"
+#include "mp/shm/gate.h"
 #include "mp/shm/liveness.h"
+#include "mp/shm/platform.h"
 #include "mp/sync/in_place_lock.h"
 
 namespace mp::pool_internal {
@@ -87,9 +89,9 @@ class FrontExecutor final : public Executor,
   absl::Status Resize(int workers) override;
   PoolStats Stats() const override { return workers_->Stats(); }
   std::vector<pid_t> pids() const override { return workers_->pids(); }
-  bool Wait(absl::FunctionRef<bool()> ready,
-            absl::FunctionRef<bool()> doze) override {
-    return workers_->Wait(ready, doze);
+  bool Wait(absl::FunctionRef<bool()> ready, BasicGate<KernelPlatform>& gate,
+            Deadline deadline) override {
+    return workers_->Wait(ready, gate, deadline);
   }
   void Post(std::function<void()> callback) override {
     workers_->Post(std::move(callback));

@@ -24,7 +24,9 @@
 #include "mp/pool/pool_stats.h"
 #include "mp/pool/task_control.h"
 #include "mp/pool/worker_died.h"
+#include "mp/shm/gate.h"
 #include "mp/shm/liveness.h"
+#include "mp/shm/platform.h"
 #include "mp/testing/child.h"
 #include "mp/testing/process_test.h"
 #include "mp/testing/status_matchers.h"
@@ -86,9 +88,9 @@ class ScriptedExecutor final : public Executor {
   }
   PoolStats Stats() const override { return {.waiting = 5}; }
   std::vector<pid_t> pids() const override { return {7}; }
-  bool Wait(absl::FunctionRef<bool()> ready,
-            absl::FunctionRef<bool()> doze) override {
-    return ready() || doze();
+  bool Wait(absl::FunctionRef<bool()> ready, BasicGate<KernelPlatform>& gate,
+            Deadline deadline) override {
+    return ready() || gate.Sleep(ready, deadline);
   }
   void Post(std::function<void()> callback) override {
     posted.push_back(std::move(callback));

@@ -17,6 +17,8 @@
 #include "mp/pool/async_result.h"
 #include "mp/pool/executor.h"
 #include "mp/pool/pool_stats.h"
+#include "mp/shm/gate.h"
+#include "mp/shm/platform.h"
 #include "mp/testing/status_matchers.h"
 
 namespace mp::pool_internal {
@@ -43,9 +45,9 @@ class IdleExecutor final : public Executor {
   absl::Status Resize(int) override { return absl::OkStatus(); }
   PoolStats Stats() const override { return {}; }
   std::vector<pid_t> pids() const override { return {}; }
-  bool Wait(absl::FunctionRef<bool()> ready,
-            absl::FunctionRef<bool()> doze) override {
-    return ready() || doze();
+  bool Wait(absl::FunctionRef<bool()> ready, BasicGate<KernelPlatform>& gate,
+            Deadline deadline) override {
+    return ready() || gate.Sleep(ready, deadline);
   }
   void Post(std::function<void()> callback) override { callback(); }
   void Close() override {}

@@ -20,6 +20,7 @@
 #include "mp/base/check.h"
 #include "mp/base/code_place.h"
 #include "mp/base/errno_status.h"
+#include "mp/base/futex.h"
 #include "mp/ipc/codec.h"
 #include "mp/ipc/ring.h"
 #include "mp/pool/worker_died.h"
@@ -31,7 +32,9 @@ namespace {
 
 using ipc_internal::RingResult;
 
+// How long results may gather: if nobody waits, and at most.
 constexpr int64_t kGatherNanos = 100'000;
+constexpr int64_t kMaxGatherNanos = 1'000'000;
 constexpr absl::Duration kNoMemoryPause = absl::Milliseconds(10);
 
 // Workers that die idle: the first are replaced at once, the next ones later
@@ -274,6 +277,7 @@ absl::StatusOr<TaskId> ProcessExecutor::Submit(const TaskCode& code,
     // and is not seen here to have done so, sees that some wait.
     board_.notices->set_backlog(true);
     std::atomic_thread_fence(std::memory_order_seq_cst);
+    collector_gate_.Notify();
     PutBacklog();
   }
   if (ABSL_PREDICT_FALSE(sent_away_ != 0) && !std::exchange(recalls_, true)) {
@@ -547,14 +551,17 @@ bool ProcessExecutor::KillWorkerOf(uint32_t index) {
   return false;
 }
 
+// Spins, delivering what comes, and then sleeps: one thread as the leader,
+// where it is woken for each result, the others at their own gates. (Leader and
+// followers, after D. C. Schmidt et al., "Pattern-Oriented Software
+// Architecture", volume 2. But here followers do not take over: the collector
+// does, until the next leader comes.) To hear of a result from the collector
+// takes a thread three times as long as from the worker.
 bool ProcessExecutor::Wait(absl::FunctionRef<bool()> ready,
-                           absl::FunctionRef<bool()> doze) {
+                           BasicGate<KernelPlatform>& gate, Deadline deadline) {
   // The results are for the pool's own process, which would miss them.
   if (IsForkedCopy()) return ready();
-  waiting_.fetch_add(1, std::memory_order_relaxed);
-  const absl::Cleanup done = [this] {
-    waiting_.fetch_sub(1, std::memory_order_relaxed);
-  };
+  waited_.store(true, std::memory_order_relaxed);
   const auto deliver = [&] {
     if (board_.results.HasRecord()) {
       const std::unique_lock lock(delivery_mutex_, std::try_to_lock);
@@ -562,37 +569,78 @@ bool ProcessExecutor::Wait(absl::FunctionRef<bool()> ready,
     }
     return ready();
   };
-  if (deliver() || board_.results.SpinUntil(delivery_spin_, deliver))
+  if (deliver() || board_.results.SpinUntil(delivery_spin_, deliver)) {
     return true;
-  FenceBeforeNotify();
-  waiting_gate_.Notify();
-  return doze();
+  }
+  if (HaveFutexWaitv() && !led_.exchange(true, std::memory_order_seq_cst) &&
+      Lead(ready, gate, deadline)) {
+    return true;
+  }
+  // In the one order of seq_cst: who finds a leader here has been counted
+  // before that one leaves and looks at the count.
+  dozing_.fetch_add(1, std::memory_order_seq_cst);
+  const absl::Cleanup done = [this] {
+    dozing_.fetch_sub(1, std::memory_order_relaxed);
+  };
+  if (!led_.load(std::memory_order_seq_cst)) collector_gate_.Notify();
+  return gate.Sleep(ready, deadline);
+}
+
+// As Wait(), but gives up also when no more results will come.
+bool ProcessExecutor::Lead(absl::FunctionRef<bool()> ready,
+                           BasicGate<KernelPlatform>& gate, Deadline deadline) {
+  const auto is_needed = [&] { return ready() || board_.BacklogIsDue(); };
+  bool is_ready = false;
+  while (!is_ready && !board_.results.closed() &&
+         board_.results.WaitForRecord(is_needed, gate, deadline)) {
+    const std::lock_guard lock(delivery_mutex_);
+    DeliverResults();
+    is_ready = ready();
+  }
+  led_.exchange(false, std::memory_order_seq_cst);
+  FenceBeforeNotifyAfterRmw();
+  if (dozing_.load(std::memory_order_seq_cst) > 0) collector_gate_.Notify();
+  return is_ready;
 }
 
 // The collector's thread. Being woken for every result would cost the workers
-// and itself many times what delivering one does. So when nobody waits for a
-// result, it lets them gather for a while before it waits for the next.
+// and itself many times what delivering one does. So it leaves them to threads
+// that wait, and when there are none, it lets them gather for a while before it
+// waits for the next.
 void ProcessExecutor::Collect() {
+  int64_t pause = kGatherNanos;
   do {
+    const bool others =
+        waited_.exchange(false, std::memory_order_relaxed) && !NeedsCollector();
+    if (!others) {
+      board_.results.WaitForRecord(
+          [this] { return callbacks_.HasAny() || board_.BacklogIsDue(); },
+          Deadline::Infinite());
+    }
     size_t delivered = 0;
-    board_.results.WaitForRecord(
-        [this] { return callbacks_.HasAny() || board_.BacklogIsDue(); },
-        Deadline::Infinite());
     {
-      const std::lock_guard lock(delivery_mutex_);
+      const std::lock_guard delivery(delivery_mutex_);
       delivered = DeliverResults();
     }
     callbacks_.RunAll();
     if (LacksMemory()) {
       absl::SleepFor(kNoMemoryPause);
     } else if (MayGather(delivered)) {
-      waiting_gate_.Sleep(
-          [this] { return waiting_.load(std::memory_order_relaxed) > 0; },
-          Deadline::Infinite().Sooner(kGatherNanos));
+      pause = others ? std::min(2 * pause, kMaxGatherNanos) : kGatherNanos;
+      collector_gate_.Sleep([this] { return NeedsCollector(); },
+                            Deadline::Infinite().Sooner(pause));
     }
     // The supervisor closes the ring when all sinks have been called.
   } while (!board_.results.closed() || board_.results.HasRecord());
   callbacks_.End();
+}
+
+// Whether there is something that nobody else does.
+bool ProcessExecutor::NeedsCollector() const {
+  return callbacks_.HasAny() || board_.notices->backlog() ||
+         board_.results.closed() ||
+         (dozing_.load(std::memory_order_relaxed) > 0 &&
+          !led_.load(std::memory_order_relaxed));
 }
 
 // Whether the workers neither run out of tasks nor of room for results, at the
@@ -610,8 +658,10 @@ bool ProcessExecutor::LacksMemory() const {
 
 void ProcessExecutor::Post(std::function<void()> callback) {
   if (IsForkedCopy()) return;
-  callbacks_.Post(std::move(callback),
-                  [this] { board_.results.WakeConsumer(); });
+  callbacks_.Post(std::move(callback), [this] {
+    board_.results.WakeConsumer();
+    collector_gate_.Notify();
+  });
 }
 
 void ProcessExecutor::Supervise() {
@@ -648,11 +698,12 @@ void ProcessExecutor::Supervise() {
       if (polled[i + 1].revents != 0) SettleDeath(watched[i], now);
     }
   }
-  const std::lock_guard lock(delivery_mutex_);
+  const std::lock_guard delivery(delivery_mutex_);
   DeliverResults();
   FailAll(PoolTerminatedError());
   if (timeline_ != nullptr) timeline_->Finish();
   board_.results.Close();
+  collector_gate_.Notify();
 }
 
 // Tells workers to leave that are not needed. Returns when it is to be called

@@ -3,10 +3,10 @@
 //   submitters ──► tasks ring ──► workers ──► results ring ──► sinks
 //
 // All workers take tasks from one ring, so none waits behind a slow one. Three
-// kinds of threads work in the pool's own process: submitters put tasks; the
-// collector delivers results (a submitter that waits does so as well); the
-// supervisor waits for workers to die, settles what the dead one was doing and
-// starts another.
+// kinds of threads work in the pool's own process: submitters put tasks, and
+// deliver results while they wait; the collector delivers those that nobody
+// waits for; the supervisor waits for workers to die, settles what the dead one
+// was doing and starts another.
 //
 // What the two sides share, and why each task has exactly one end, is in
 // mp/pool/task_board.h; what runs in a worker, in mp/pool/worker_loop.h.
@@ -84,8 +84,8 @@ class ProcessExecutor final : public Executor {
   absl::Status Resize(int workers) override;
   PoolStats Stats() const override;
   std::vector<pid_t> pids() const override;
-  bool Wait(absl::FunctionRef<bool()> ready,
-            absl::FunctionRef<bool()> doze) override;
+  bool Wait(absl::FunctionRef<bool()> ready, BasicGate<KernelPlatform>& gate,
+            Deadline deadline) override;
   void Post(std::function<void()> callback) override;
   bool OnOwnThread() const override { return callbacks_.RunsHere(); }
   void Close() override;
@@ -151,7 +151,10 @@ class ProcessExecutor final : public Executor {
                absl::Status* error);
   void PutBacklog();
   size_t DeliverResults();
+  bool Lead(absl::FunctionRef<bool()> ready, BasicGate<KernelPlatform>& gate,
+            Deadline deadline);
   void Collect();
+  bool NeedsCollector() const;
   bool MayGather(size_t delivered) const;
   bool LacksMemory() const;
   void Supervise();
@@ -218,8 +221,14 @@ class ProcessExecutor final : public Executor {
   // Held while results are taken from the ring and given to their sinks.
   InPlaceLock delivery_mutex_;
   AdaptiveSpin<KernelPlatform, kSpinForPartner> delivery_spin_;
-  std::atomic<int> waiting_{0};  // threads in Wait
-  BasicGate<KernelPlatform> waiting_gate_;
+  // Of the threads in Wait(): whether there was any, since the collector looked
+  // last; whether one of them, the leader, sleeps where results arrive; and how
+  // many sleep elsewhere.
+  std::atomic<bool> waited_{false};
+  std::atomic<bool> led_{false};
+  std::atomic<int> dozing_{0};
+  // The collector's, when it leaves the results to others.
+  BasicGate<KernelPlatform> collector_gate_;
 
   // The supervisor's.
   Row idle_deaths_;   // without a task done

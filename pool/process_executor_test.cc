@@ -17,6 +17,7 @@
 #include <span>
 #include <sstream>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -26,6 +27,7 @@
 #include "gtest/gtest.h"
 #include "mp/base/deadline.h"
 #include "mp/base/errno_status.h"
+#include "mp/pool/completion.h"
 #include "mp/pool/executor.h"
 #include "mp/pool/initializer.h"
 #include "mp/pool/worker_died.h"
@@ -58,20 +60,38 @@ class RecordingSink final : public TaskSink {
   void Part(std::span<const std::byte> bytes) override {
     text.append(reinterpret_cast<const char*>(bytes.data()), bytes.size());
     ++parts;
+    completion_.Notify();
   }
   void Finish(std::span<const std::byte> bytes) override {
     Part(bytes);
-    ++ends;
+    End();
   }
   void Fail(absl::Status status) override {
     error = std::move(status);
-    ++ends;
+    End();
+  }
+
+  bool Wait(Executor& executor, Deadline deadline = Deadline::Infinite()) {
+    return completion_.Wait(
+        executor, [this] { return ends > 0; }, deadline);
+  }
+  void WaitForPart(Executor& executor) {
+    completion_.Wait(
+        executor, [this] { return parts > 0; }, Deadline::Infinite());
   }
 
   std::string text;
   absl::Status error;
   std::atomic<int> parts{0};  // and the last one of Finish
   std::atomic<int> ends{0};
+
+ private:
+  void End() {
+    ++ends;
+    completion_.Notify();
+  }
+
+  Completion completion_;
 };
 
 void Put(TaskOutput& output, bool last, std::string_view text) {
@@ -136,10 +156,77 @@ TEST_F(ProcessExecutorTest, WaitDeliversItself) {
           Put(output, true, Text(input));
         },
         "x");
-    const auto ended = [&] { return sink->ends == 1; };
-    while (!executor->Wait(ended, ended)) {
-    }
+    ASSERT_TRUE(sink->Wait(*executor));
     EXPECT_EQ(sink->text, "x");
+  }
+}
+
+// Longer than anybody spins, for most of them.
+void SleepAndEcho(std::span<const std::byte> input, TaskOutput& output) {
+  absl::SleepFor(absl::Microseconds(std::stoi(std::string(Text(input)))));
+  Put(output, true, Text(input));
+}
+
+// One of them sleeps where results arrive, and delivers those of the others;
+// which one, changes all the time.
+TEST_F(ProcessExecutorTest, ThreadsThatWaitAtOnceAllGetTheirs) {
+  ASSERT_OK_AND_ASSIGN(const auto executor, Create(2));
+  std::vector<std::jthread> threads;
+  for (int thread = 0; thread < 4; ++thread) {
+    threads.emplace_back([&executor, thread] {
+      for (int i = 0; i < 300; ++i) {
+        const std::string micros = std::to_string((i + 1) * (thread + 7) % 200);
+        const auto sink = Submit(*executor, SleepAndEcho, micros);
+        // Also those that do not wait to the end.
+        if (i % 3 == 0) {
+          sink->Wait(*executor, Deadline::After(absl::Microseconds(i)));
+        }
+        ASSERT_TRUE(sink->Wait(*executor));
+        EXPECT_EQ(sink->text, micros);
+      }
+    });
+  }
+}
+
+void Pause(std::span<const std::byte>, TaskOutput&) { pause(); }
+
+TEST_F(ProcessExecutorTest, WaitEndsAtItsDeadline) {
+  ASSERT_OK_AND_ASSIGN(const auto executor, Create(1));
+  const auto sink = Submit(*executor, Pause, "");
+  const auto wait = [&] {
+    EXPECT_FALSE(
+        sink->Wait(*executor, Deadline::After(absl::Milliseconds(20))));
+  };
+  wait();
+  const std::jthread at_the_same_time(wait);
+  wait();
+}
+
+// Nothing comes from a worker that could wake them.
+TEST_F(ProcessExecutorTest, WaitEndsWhenItsTaskIsCancelled) {
+  for (const bool first : {true, false}) {
+    ASSERT_OK_AND_ASSIGN(const auto executor, Create(1));
+    Submit(*executor, Pause, "");
+    std::vector<std::shared_ptr<RecordingSink>> sinks;
+    std::vector<TaskId> tasks;
+    std::vector<std::jthread> threads;
+    for (int i = 0; i < 2; ++i) {
+      sinks.push_back(std::make_shared<RecordingSink>());
+      ASSERT_OK_AND_ASSIGN(
+          const TaskId task,
+          executor->Submit(
+              Pause, 0, [](std::span<std::byte>) { return absl::OkStatus(); },
+              sinks.back()));
+      tasks.push_back(task);
+      threads.emplace_back([&executor, sink = sinks.back()] {
+        EXPECT_TRUE(sink->Wait(*executor));
+      });
+      absl::SleepFor(absl::Milliseconds(20));  // most likely it sleeps by then
+    }
+    EXPECT_TRUE(executor->Cancel(tasks[first ? 0 : 1]));
+    threads[first ? 0 : 1].join();
+    EXPECT_TRUE(executor->Cancel(tasks[first ? 1 : 0]));
+    threads[first ? 1 : 0].join();
   }
 }
 
@@ -324,9 +411,7 @@ TEST_F(ProcessExecutorTest, TerminateCancelsTasksThatRun) {
         pause();
       },
       "");
-  const auto begun = [&] { return sink->parts == 1; };
-  while (!executor->Wait(begun, begun)) {
-  }
+  sink->WaitForPart(*executor);
   executor->Terminate();
   EXPECT_THAT(executor->Join(Deadline::Infinite()), IsOk());
   EXPECT_EQ(sink->ends, 1);
@@ -424,9 +509,7 @@ TEST_F(ProcessExecutorTest, InputThatAWorkerHasNoMemoryForFailsItsTaskOnly) {
   };
   const auto large = Submit(*executor, echo, std::string(10 << 20, 'x'));
   const auto small = Submit(*executor, echo, "small");
-  const auto ended = [&] { return small->ends == 1; };
-  while (!executor->Wait(ended, ended)) {
-  }
+  ASSERT_TRUE(small->Wait(*executor));
   EXPECT_THAT(large->error,
               StatusIs(absl::StatusCode::kUnknown, HasSubstr("bad_alloc")));
   EXPECT_EQ(small->text, "small");

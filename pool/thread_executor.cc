@@ -516,8 +516,8 @@ absl::Status ThreadExecutor::Join(Deadline deadline) {
 // ---- callbacks ----
 
 bool ThreadExecutor::Wait(absl::FunctionRef<bool()> ready,
-                          absl::FunctionRef<bool()> doze) {
-  return ready() || (!IsForkedCopy() && doze());
+                          BasicGate<KernelPlatform>& gate, Deadline deadline) {
+  return ready() || (!IsForkedCopy() && gate.Sleep(ready, deadline));
 }
 
 void ThreadExecutor::Post(std::function<void()> callback) {

@@ -60,8 +60,8 @@ class ThreadExecutor final : public Executor {
   absl::Status Resize(int workers) override;
   PoolStats Stats() const override;
   std::vector<pid_t> pids() const override { return {}; }
-  bool Wait(absl::FunctionRef<bool()> ready,
-            absl::FunctionRef<bool()> doze) override;
+  bool Wait(absl::FunctionRef<bool()> ready, BasicGate<KernelPlatform>& gate,
+            Deadline deadline) override;
   void Post(std::function<void()> callback) override;
   bool OnOwnThread() const override;
   void Close() override;

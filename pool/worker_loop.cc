@@ -100,6 +100,8 @@ class WorkerOutput final : public TaskOutput {
             memcpy(to, &header, sizeof(header));
             if (has_times) memcpy(to + sizeof(header), &times, sizeof(times));
             encoded = encode(std::span(to + head, size));
+            // Who waits for this may have a task for this worker at once.
+            if (kind != ResultHeader::kPart) plan_.board.tasks.ExpectRecord();
             return encoded.ok();
           },
           Deadline::Infinite(), Ring::WatchOne{plan_.board.owner});
@@ -194,6 +196,7 @@ int WorkerLoop::Run() {
     claim.task.store(0, std::memory_order_release);
     if (ABSL_PREDICT_FALSE(growth.IsTooMuch())) break;
   }
+  plan_.board.tasks.EndExpecting();
   return EXIT_SUCCESS;
 }
 
@@ -233,6 +236,7 @@ RingResult WorkerLoop::Take(Taken& taken) {
   for (;;) {
     const RingResult result =
         plan_.board.tasks.Get(use, Deadline::Infinite(), watch);
+    plan_.board.tasks.EndExpecting();
     if (ABSL_PREDICT_FALSE(claim.meter.waits_since_nanos() != 0)) {
       claim.meter.EndWait();
     }

@@ -142,20 +142,34 @@ class BasicGate {
   // true.
   template <class Done>
   bool Spin(AdaptiveSpin<Platform, kSpinForPartner>& spin, Done done) {
+    AnnounceSpin();
+    const absl::Cleanup withdraw = [this] { WithdrawSpin(); };  // if it throws
+    return spin.Until(done);
+  }
+
+  // Says that the caller will spin in a moment, for who is about to do what has
+  // a notifier come: so that one finds a spinner, however quick it is.
+  void AnnounceSpin() {
     // Only sleepers need to know of a spinner. Without any, the notifier's
     // cache line is left alone.
+    if (ABSL_PREDICT_TRUE(!Has(kSleepers))) return;
     Token nobody = kNoToken;
-    const bool announced = Has(kSleepers) && spinner_.compare_exchange_strong(
-                                                 nobody, Platform::Self(),
-                                                 std::memory_order_relaxed);
-    const absl::Cleanup withdraw = [this, announced] {  // done() may throw
-      if (!announced) return;
-      spinner_.store(kNoToken, std::memory_order_relaxed);
-      // Either the notifier sees no spinner, or this process sees the
-      // notifier's new state when it looks next: pairs with FenceBeforeNotify.
-      std::atomic_thread_fence(std::memory_order_seq_cst);
-    };
-    return spin.Until(done);
+    spinner_.compare_exchange_strong(nobody, Platform::Self(),
+                                     std::memory_order_relaxed);
+  }
+
+  // If this process is the spinner, it is so no longer. The caller looks at the
+  // state afterwards, as after Spin(), which calls this. True if it was.
+  bool WithdrawSpin() {
+    if (spinner_.load(std::memory_order_relaxed) != Platform::Self()) {
+      return false;
+    }
+    // Perhaps another thread of this process is. That costs a wake-up.
+    spinner_.store(kNoToken, std::memory_order_relaxed);
+    // Either the notifier sees no spinner, or this process sees the notifier's
+    // new state when it looks next: pairs with FenceBeforeNotify.
+    std::atomic_thread_fence(std::memory_order_seq_cst);
+    return true;
   }
 
   // Wakes one sleeper, if there is any and nobody spins. FenceBeforeNotify()

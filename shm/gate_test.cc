@@ -318,6 +318,29 @@ TEST_F(GateStepTest, SpinnerThatIsThroughSparesNobody) {
   EXPECT_TRUE(Wait());
 }
 
+TEST_F(GateStepTest, AnnouncedSpinSparesTheSleepersUntilItIsWithdrawn) {
+  gate_.AnnounceSpin();
+  EXPECT_FALSE(gate_.WithdrawSpin()) << "there was nobody to be spared";
+  gate_.BeforeSleep();
+  gate_.AnnounceSpin();
+  gate_.Notify();
+  EXPECT_THAT(HookedPlatform::unparked, IsEmpty());
+  EXPECT_TRUE(gate_.WithdrawSpin());
+  EXPECT_FALSE(gate_.WithdrawSpin());
+  gate_.Notify();
+  EXPECT_THAT(HookedPlatform::unparked, ElementsAre(1));
+}
+
+TEST_F(GateStepTest, AnnouncedSpinEndsWithTheSpin) {
+  gate_.BeforeSleep();
+  gate_.AnnounceSpin();
+  HookedPlatform::on_relax = [this] { gate_.Notify(); };
+  gate_.Spin(spin_, [this] { return open_; });
+  EXPECT_THAT(HookedPlatform::unparked, IsEmpty());
+  gate_.Notify();
+  EXPECT_THAT(HookedPlatform::unparked, ElementsAre(1));
+}
+
 TEST_F(GateStepTest, SpinnerThatThrowsSparesNobody) {
   HookedPlatform::on_park = [&](bool) {
     AdaptiveSpin<HookedPlatform, kSpinForPartner> spin;

@@ -256,8 +256,10 @@ absl::StatusOr<TaskId> ProcessExecutor::Submit(const TaskCode& code,
   Waiting waiting = {
       .index = index, .run = code.run, .limits = ToHeader(limits), .input = {}};
   if (!backlog_.empty() || !PutTask(waiting, size, encode, &encoded)) {
-    waiting.input.resize(size);
-    encoded = encode(waiting.input);
+    // Not a vector, which would write zeros first.
+    waiting.input = std::make_unique_for_overwrite<std::byte[]>(size);
+    waiting.size = size;
+    encoded = encode(std::span(waiting.input.get(), size));
     if (encoded.ok()) {
       first_to_wait = backlog_.empty();
       backlog_.push_back(std::move(waiting));
@@ -331,10 +333,10 @@ void ProcessExecutor::PutBacklog() {
     }
     absl::Status copied;
     const auto copy = [&next](std::span<std::byte> out) {
-      std::copy(next.input.begin(), next.input.end(), out.begin());
+      std::copy_n(next.input.get(), next.size, out.begin());
       return absl::OkStatus();
     };
-    if (!PutTask(next, next.input.size(), copy, &copied)) return;
+    if (!PutTask(next, next.size, copy, &copied)) return;
     no_memory_ = !copied.ok();
     if (no_memory_) return;
     backlog_.pop_front();

@@ -207,7 +207,8 @@ class ProcessExecutor final : public Executor {
     uint32_t index;
     TaskFunction run;
     LimitsHeader limits;
-    std::vector<std::byte> input;
+    std::unique_ptr<std::byte[]> input;
+    size_t size = 0;
   };
   std::deque<Waiting> backlog_;
   bool no_memory_ = false;  // for the first of them

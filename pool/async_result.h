@@ -167,7 +167,10 @@ class AsyncResult {
   // absl::StatusOr<T>, or absl::Status if T is void.
   using Outcome = typename pool_internal::ResultState<T>::Outcome;
 
-  // Waits for the result and returns it, any number of times. Errors:
+  // Waits for the result and returns it, any number of times. While a thousand
+  // other tasks wait, or more than the workers do in a few milliseconds, that
+  // may be a millisecond after the task has ended: the processors are left to
+  // the workers meanwhile. Errors:
   //   DeadlineExceeded  not ready after `timeout`; call again later
   //   Aborted           the worker died, see IsWorkerDied()
   //   Cancelled         the pool was terminated, or see Cancel()
@@ -215,9 +218,9 @@ class AsyncResult {
   // Has `callback` called once with the outcome, on the pool's own thread, one
   // callback at a time. It must not wait for the pool, and be quick: results
   // of a pool of processes may have to wait for it. It may be a callable that
-  // can only be moved. While no thread waits for a result of this pool,
-  // results may be delivered a tenth of a millisecond late, many at once. A
-  // result has any number of callbacks.
+  // can only be moved. A result that no thread waits for may be delivered a
+  // millisecond late, together with others. A result has any number of
+  // callbacks.
   //
   // When the pool has gone, there is no thread to call it: OnDone() then does
   // so itself, in the calling thread, before it returns.

@@ -142,7 +142,8 @@ class Executor {
   // deadline, and at once in a forked copy, as nothing is delivered there.
   //
   // Results are delivered without it, too, but if no thread waits that may take
-  // a millisecond longer, so that many can be delivered at once.
+  // a millisecond longer, so that many can be delivered at once; as may this,
+  // while so many tasks wait that no worker does.
   virtual bool Wait(absl::FunctionRef<bool()> ready,
                     BasicGate<KernelPlatform>& gate, Deadline deadline) = 0;
 

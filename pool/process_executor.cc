@@ -358,8 +358,10 @@ size_t ProcessExecutor::max_input_size() const {
 // Returns the size of what was delivered. REQUIRES: delivery_mutex_ held.
 size_t ProcessExecutor::DeliverResults() {
   size_t size = 0;
+  uint32_t results = 0;
   const auto deliver = [&](std::span<const std::byte> bytes, uint32_t) {
     size += ipc_internal::RecordSize(bytes.size());
+    ++results;
     const auto header = ReadHeader<ResultHeader>(bytes);
     if (header.kind == ResultHeader::kNoStart) {
       absl::Status error;
@@ -407,6 +409,7 @@ size_t ProcessExecutor::DeliverResults() {
   MP_CHECK(result == RingResult::kDone || result == RingResult::kTimedOut ||
            result == RingResult::kClosed)
       << kPoolMemoryOverwritten;
+  pace_.LearnSize(size, results);
   const std::lock_guard lock(mutex_);
   // Often enough: of fewer than 2^31 tasks there is room for the results.
   removed_ = FullNumber(removed_, board_.tasks.gotten());
@@ -553,12 +556,13 @@ bool ProcessExecutor::KillWorkerOf(uint32_t index) {
   return false;
 }
 
-// Spins, delivering what comes, and then sleeps: one thread as the leader,
-// where it is woken for each result, the others at their own gates. (Leader and
-// followers, after D. C. Schmidt et al., "Pattern-Oriented Software
-// Architecture", volume 2. But here followers do not take over: the collector
-// does, until the next leader comes.) To hear of a result from the collector
-// takes a thread three times as long as from the worker.
+// While the workers have plenty to do, naps. Otherwise spins, delivering what
+// comes, and then sleeps: one thread as the leader, where it is woken for each
+// result, the others at their own gates. (Leader and followers, after D. C.
+// Schmidt et al., "Pattern-Oriented Software Architecture", volume 2. But here
+// followers do not take over: the collector does, until the next leader comes.)
+// To hear of a result from the collector takes a thread three times as long as
+// from the worker.
 bool ProcessExecutor::Wait(absl::FunctionRef<bool()> ready,
                            BasicGate<KernelPlatform>& gate, Deadline deadline) {
   // The results are for the pool's own process, which would miss them.
@@ -571,9 +575,13 @@ bool ProcessExecutor::Wait(absl::FunctionRef<bool()> ready,
     }
     return ready();
   };
-  if (deliver() || board_.results.SpinUntil(delivery_spin_, deliver)) {
-    return true;
+  if (deliver()) return true;
+  for (int64_t nap; (nap = NapNanos()) > 0;) {
+    if (NapAt(gate, ready, deadline.Sooner(nap)) || deliver()) return true;
+    if (deadline.Expired()) return false;
+    waited_.store(true, std::memory_order_relaxed);
   }
+  if (board_.results.SpinUntil(delivery_spin_, deliver)) return true;
   if (HaveFutexWaitv() && !led_.exchange(true, std::memory_order_seq_cst) &&
       Lead(ready, gate, deadline)) {
     return true;
@@ -586,6 +594,30 @@ bool ProcessExecutor::Wait(absl::FunctionRef<bool()> ready,
   };
   if (!led_.load(std::memory_order_seq_cst)) collector_gate_.Notify();
   return gate.Sleep(ready, deadline);
+}
+
+// How long results may gather because the workers have enough to do meanwhile;
+// 0 if they have not, or it is not known.
+int64_t ProcessExecutor::NapNanos() const {
+  if (!pace_.known()) return 0;
+  // Half of it: large results do not fill a ring to the end.
+  return pace_.Nap(board_.tasks.size(), board_.results.max_record_size() / 2);
+}
+
+// Sleeps, and learns how quickly the workers go through the tasks meanwhile.
+bool ProcessExecutor::NapAt(BasicGate<KernelPlatform>& gate,
+                            absl::FunctionRef<bool()> ready,
+                            Deadline deadline) {
+  const bool some_waited = board_.tasks.HasRecord();
+  const uint32_t taken = board_.tasks.gotten();
+  const int64_t begin = MonotonicNanos();
+  const bool result = gate.Sleep(ready, deadline);
+  if (!board_.tasks.HasRecord()) {
+    pace_.Forget();
+  } else if (some_waited) {
+    pace_.Learn(MonotonicNanos() - begin, board_.tasks.gotten() - taken);
+  }
+  return result;
 }
 
 // As Wait(), but gives up also when no more results will come.
@@ -627,20 +659,27 @@ void ProcessExecutor::Collect() {
     callbacks_.RunAll();
     if (LacksMemory()) {
       absl::SleepFor(kNoMemoryPause);
-    } else if (MayGather(delivered)) {
-      pause = others ? std::min(2 * pause, kMaxGatherNanos) : kGatherNanos;
-      collector_gate_.Sleep([this] { return NeedsCollector(); },
-                            Deadline::Infinite().Sooner(pause));
+    } else if (const int64_t nap = NapNanos();
+               nap > 0 || MayGather(delivered)) {
+      pause = others ? std::min(2 * pause, kMaxGatherNanos)
+                     : std::max(nap, kGatherNanos);
+      NapAt(
+          collector_gate_,
+          [&] { return nap > 0 ? HasUrgentWork() : NeedsCollector(); },
+          Deadline::Infinite().Sooner(pause));
     }
     // The supervisor closes the ring when all sinks have been called.
   } while (!board_.results.closed() || board_.results.HasRecord());
   callbacks_.End();
 }
 
-// Whether there is something that nobody else does.
+// Whether there is something that only the collector does: at once, or when the
+// workers have not plenty to do.
+bool ProcessExecutor::HasUrgentWork() const {
+  return callbacks_.HasAny() || board_.results.closed();
+}
 bool ProcessExecutor::NeedsCollector() const {
-  return callbacks_.HasAny() || board_.notices->backlog() ||
-         board_.results.closed() ||
+  return HasUrgentWork() || board_.notices->backlog() ||
          (dozing_.load(std::memory_order_relaxed) > 0 &&
           !led_.load(std::memory_order_relaxed));
 }

@@ -52,6 +52,7 @@
 #include "mp/pool/last_words.h"
 #include "mp/pool/pool_stats.h"
 #include "mp/pool/task_board.h"
+#include "mp/pool/task_pace.h"
 #include "mp/pool/timeline.h"
 #include "mp/process/finalizer.h"
 #include "mp/process/process.h"
@@ -151,9 +152,13 @@ class ProcessExecutor final : public Executor {
                absl::Status* error);
   void PutBacklog();
   size_t DeliverResults();
+  int64_t NapNanos() const;
+  bool NapAt(BasicGate<KernelPlatform>& gate, absl::FunctionRef<bool()> ready,
+             Deadline deadline);
   bool Lead(absl::FunctionRef<bool()> ready, BasicGate<KernelPlatform>& gate,
             Deadline deadline);
   void Collect();
+  bool HasUrgentWork() const;
   bool NeedsCollector() const;
   bool MayGather(size_t delivered) const;
   bool LacksMemory() const;
@@ -222,6 +227,7 @@ class ProcessExecutor final : public Executor {
   // Held while results are taken from the ring and given to their sinks.
   InPlaceLock delivery_mutex_;
   AdaptiveSpin<KernelPlatform, kSpinForPartner> delivery_spin_;
+  TaskPace pace_;
   // Of the threads in Wait(): whether there was any, since the collector looked
   // last; whether one of them, the leader, sleeps where results arrive; and how
   // many sleep elsewhere.

@@ -19,7 +19,9 @@ def time_text(nanos):
 
 
 def ratio_text(ratio):
-    return f"{ratio.median:.2f}" if ratio else "\u2013"
+    if not ratio:
+        return "\u2013"
+    return "< 0.01" if ratio.median < 0.005 else f"{ratio.median:.2f}"
 
 
 def met_text(met):
@@ -56,7 +58,8 @@ def table(verdicts, targets, markdown=False):
     """Lines of text."""
     rows = [_COLUMNS] + [_row(verdict, targets) for verdict in verdicts]
     if markdown:
-        lines = ["| " + " | ".join(row) + " |" for row in rows]
+        lines = [f"| `{first}` | " + " | ".join(rest) + " |"
+                 for first, *rest in rows]
         lines.insert(1, "| " + " | ".join(["---"] * len(_COLUMNS)) + " |")
         return lines
     widths = [max(len(row[column]) for row in rows)

@@ -2,6 +2,7 @@ import unittest
 
 from benchmarks import report
 from benchmarks import runs
+from benchmarks import stats
 from benchmarks import targets
 
 
@@ -35,6 +36,16 @@ class TimeTest(unittest.TestCase):
             self.assertEqual(report.time_text(nanos), text)
 
 
+class RatioTest(unittest.TestCase):
+
+    def test_none_of_them_is_nothing(self):
+        for median, text in ((1.234, "1.23"), (0.005, "0.01"),
+                             (0.0049, "< 0.01")):
+            self.assertEqual(
+                report.ratio_text(stats.Ratio(median, median, median)), text)
+        self.assertEqual(report.ratio_text(None), "\u2013")
+
+
 class ShowTest(unittest.TestCase):
 
     def show(self, verdicts, run=runs.Run()):
@@ -64,7 +75,7 @@ class ShowTest(unittest.TestCase):
                              markdown=True)
         self.assertEqual(len(lines), 3)
         self.assertEqual([line.count("|") for line in lines], [9, 9, 9])
-        self.assertTrue(lines[2].startswith("| good | 1 ns | "))
+        self.assertTrue(lines[2].startswith("| `good` | 1 ns | "))
 
     def test_missing_peers_and_failures_are_named(self):
         run = runs.Run(

@@ -206,13 +206,15 @@ class Ring {
   }
 
   // For a consumer that is about to do what has a record put, and gets that
-  // then: sleeping consumers are left alone meanwhile. Calls EndExpecting()
-  // when it has it.
+  // then: sleeping consumers are left alone meanwhile. It calls EndExpecting()
+  // when it has it, or will not get one.
   void ExpectRecord() { control_->not_empty.AnnounceSpin(); }
   void EndExpecting() {
-    if (control_->not_empty.WithdrawSpin() && HasRecord()) {
-      control_->not_empty.Notify();
-    }
+    // If it is no more, either it has spun in Get(), which does the rest; or
+    // NotifyAll() has woken the sleepers.
+    if (!control_->not_empty.IsSpinner()) return;
+    control_->not_empty.WithdrawSpin();
+    if (HasRecord()) control_->not_empty.Notify();
   }
 
   // For a consumer before Get(), which takes the lock before it spins: spins

@@ -167,10 +167,9 @@ class AsyncResult {
   // absl::StatusOr<T>, or absl::Status if T is void.
   using Outcome = typename pool_internal::ResultState<T>::Outcome;
 
-  // Waits for the result and returns it, any number of times. While a thousand
-  // other tasks wait, or more than the workers do in a few milliseconds, that
-  // may be a millisecond after the task has ended: the processors are left to
-  // the workers meanwhile. Errors:
+  // Waits for the result and returns it, any number of times. While many more
+  // tasks wait than the workers do meanwhile, that may be up to a millisecond
+  // after the task has ended: the processors are left to the workers. Errors:
   //   DeadlineExceeded  not ready after `timeout`; call again later
   //   Aborted           the worker died, see IsWorkerDied()
   //   Cancelled         the pool was terminated, or see Cancel()

@@ -557,12 +557,13 @@ bool ProcessExecutor::KillWorkerOf(uint32_t index) {
 }
 
 // While the workers have plenty to do, naps. Otherwise spins, delivering what
-// comes, and then sleeps: one thread as the leader, where it is woken for each
-// result, the others at their own gates. (Leader and followers, after D. C.
-// Schmidt et al., "Pattern-Oriented Software Architecture", volume 2. But here
-// followers do not take over: the collector does, until the next leader comes.)
-// To hear of a result from the collector takes a thread three times as long as
-// from the worker.
+// comes, and then sleeps: one thread as the leader, where results arrive, the
+// others at their own gates. (Leader and followers, after D. C. Schmidt et al.,
+// "Pattern-Oriented Software Architecture", volume 2. But here followers do not
+// take over: the collector does, until the next leader comes.) To hear of a
+// result from the collector takes a thread three times as long as from the
+// worker; so the collector keeps away from where the leader sleeps, if that has
+// not waited for milliseconds already.
 bool ProcessExecutor::Wait(absl::FunctionRef<bool()> ready,
                            BasicGate<KernelPlatform>& gate, Deadline deadline) {
   // The results are for the pool's own process, which would miss them.
@@ -592,6 +593,7 @@ bool ProcessExecutor::Wait(absl::FunctionRef<bool()> ready,
   const absl::Cleanup done = [this] {
     dozing_.fetch_sub(1, std::memory_order_relaxed);
   };
+  FenceBeforeNotifyAfterRmw();
   if (!led_.load(std::memory_order_seq_cst)) collector_gate_.Notify();
   return gate.Sleep(ready, deadline);
 }
@@ -620,21 +622,23 @@ bool ProcessExecutor::NapAt(BasicGate<KernelPlatform>& gate,
   return result;
 }
 
-// As Wait(), but gives up also when no more results will come.
+// As Wait(), but gives up also when no more results will come, and leaves it to
+// the collector to wait for memory.
 bool ProcessExecutor::Lead(absl::FunctionRef<bool()> ready,
                            BasicGate<KernelPlatform>& gate, Deadline deadline) {
+  const absl::Cleanup leave = [this] {
+    led_.exchange(false, std::memory_order_seq_cst);
+    FenceBeforeNotifyAfterRmw();
+    if (dozing_.load(std::memory_order_seq_cst) > 0) collector_gate_.Notify();
+  };
   const auto is_needed = [&] { return ready() || board_.BacklogIsDue(); };
-  bool is_ready = false;
-  while (!is_ready && !board_.results.closed() &&
+  while (!board_.results.closed() && !LacksMemory() &&
          board_.results.WaitForRecord(is_needed, gate, deadline)) {
     const std::lock_guard lock(delivery_mutex_);
     DeliverResults();
-    is_ready = ready();
+    if (ready()) return true;
   }
-  led_.exchange(false, std::memory_order_seq_cst);
-  FenceBeforeNotifyAfterRmw();
-  if (dozing_.load(std::memory_order_seq_cst) > 0) collector_gate_.Notify();
-  return is_ready;
+  return false;
 }
 
 // The collector's thread. Being woken for every result would cost the workers

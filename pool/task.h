@@ -144,20 +144,7 @@ struct ApplyTask {
   }
 
   static void Run(std::span<const std::byte> input, TaskOutput& output) {
-    Reader reader(input);
-    const auto address = reader.Read<uint64_t>();
-    // Braces: the arguments are read from left to right.
-    std::tuple<A...> arguments{reader.Read<A>()...};
-    if (absl::Status status = reader.Finish(); !status.ok()) {
-      return output.Fail(status);
-    }
-    F function{};
-    if (absl::Status found = FindFunction(address, output, function);
-        !found.ok()) {
-      return output.Fail(found);
-    }
-    const auto outcome = CallForOutcome(
-        [&] { return std::apply(function, std::move(arguments)); });
+    const auto outcome = Call(input, output);
     if (!outcome.ok()) return output.Fail(StatusOf(outcome));
     if constexpr (std::is_same_v<decltype(outcome), const absl::Status>) {
       output.Finish(0, [](std::span<std::byte>) { return absl::OkStatus(); });
@@ -166,6 +153,24 @@ struct ApplyTask {
         return Encode(*outcome, out);
       });
     }
+  }
+
+ private:
+  // Apart, as a task is to end soon after its result is there: the arguments
+  // are destroyed before.
+  static auto Call(std::span<const std::byte> input, TaskOutput& output) {
+    Reader reader(input);
+    const auto address = reader.Read<uint64_t>();
+    // Braces: the arguments are read from left to right.
+    std::tuple<A...> arguments{reader.Read<A>()...};
+    F function{};
+    const auto call = [&] {
+      return std::apply(function, std::move(arguments));
+    };
+    using Outcome = decltype(CallForOutcome(call));
+    absl::Status status = reader.Finish();
+    if (status.ok()) status = FindFunction(address, output, function);
+    return status.ok() ? CallForOutcome(call) : Outcome(std::move(status));
   }
 };
 

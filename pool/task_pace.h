@@ -22,6 +22,7 @@ class TaskPace {
   // So many tasks were taken during a time in which some waited all along. If
   // none was, a task takes at least so long.
   void Learn(int64_t nanos, uint32_t taken) {
+    nanos = std::min(nanos, kLongest * 1000);
     const int64_t before = nanos_per_task_.load(std::memory_order_relaxed);
     nanos_per_task_.store(taken != 0 ? std::max<int64_t>(nanos / taken, 1)
                                      : std::max(before, nanos),

@@ -34,6 +34,8 @@ namespace {
 using ipc_internal::Ring;
 using ipc_internal::RingResult;
 
+constexpr size_t kSmallResult = 4096;
+
 // As well as that can be: the processor may be gone since the pool was made.
 void StayOn(int processor) {
   if (processor == WorkerPlan::kAnyProcessor) return;
@@ -100,8 +102,12 @@ class WorkerOutput final : public TaskOutput {
             memcpy(to, &header, sizeof(header));
             if (has_times) memcpy(to + sizeof(header), &times, sizeof(times));
             encoded = encode(std::span(to + head, size));
-            // Who waits for this may have a task for this worker at once.
-            if (kind != ResultHeader::kPart) plan_.board.tasks.ExpectRecord();
+            // Who waits for this may have a task for this worker at once. To
+            // destroy a large result takes its time.
+            if (encoded.ok() && kind != ResultHeader::kPart &&
+                size <= kSmallResult) {
+              plan_.board.tasks.ExpectRecord();
+            }
             return encoded.ok();
           },
           Deadline::Infinite(), Ring::WatchOne{plan_.board.owner});

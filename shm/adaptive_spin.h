@@ -38,8 +38,8 @@ inline constexpr SpinStyle kSpinForLock = {
 //
 // A partner that answered the last time and is late now is more likely held up
 // for a moment, by a page fault for example, than gone. So the first spin after
-// a success is as long as any; to fall asleep over such a moment, be woken, and
-// have the partner fall asleep meanwhile costs ten times as much.
+// a success is as long as a page fault takes, and more; to fall asleep over it,
+// be woken, and have the partner fall asleep meanwhile costs ten times as much.
 //
 // There is a trap: when both partners sleep, each wakes later than the other
 // spins, and they go on sleeping for ever though both could run. So a spin

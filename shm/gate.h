@@ -142,34 +142,40 @@ class BasicGate {
   // true.
   template <class Done>
   bool Spin(AdaptiveSpin<Platform, kSpinForPartner>& spin, Done done) {
-    AnnounceSpin();
-    const absl::Cleanup withdraw = [this] { WithdrawSpin(); };  // if it throws
+    const bool announced = AnnounceSpin();
+    const absl::Cleanup withdraw = [this, announced] {  // done() may throw
+      if (announced) WithdrawSpin();
+    };
     return spin.Until(done);
   }
 
   // Says that the caller will spin in a moment, for who is about to do what has
-  // a notifier come: so that one finds a spinner, however quick it is.
-  void AnnounceSpin() {
+  // a notifier come: so that one finds a spinner, however quick it is. False if
+  // that was not necessary; otherwise Spin() or WithdrawSpin() is to follow.
+  bool AnnounceSpin() {
     // Only sleepers need to know of a spinner. Without any, the notifier's
     // cache line is left alone.
-    if (ABSL_PREDICT_TRUE(!Has(kSleepers))) return;
-    Token nobody = kNoToken;
-    spinner_.compare_exchange_strong(nobody, Platform::Self(),
-                                     std::memory_order_relaxed);
+    if (ABSL_PREDICT_TRUE(!Has(kSleepers))) return false;
+    Token before = kNoToken;
+    return spinner_.compare_exchange_strong(before, Platform::Self(),
+                                            std::memory_order_relaxed) ||
+           before == Platform::Self();
   }
 
-  // If this process is the spinner, it is so no longer. The caller looks at the
-  // state afterwards, as after Spin(), which calls this. True if it was.
-  bool WithdrawSpin() {
-    if (spinner_.load(std::memory_order_relaxed) != Platform::Self()) {
-      return false;
-    }
-    // Perhaps another thread of this process is. That costs a wake-up.
-    spinner_.store(kNoToken, std::memory_order_relaxed);
+  // Whether that is so at the moment, for this process.
+  bool IsSpinner() const {
+    return spinner_.load(std::memory_order_relaxed) == Platform::Self();
+  }
+
+  // The caller looks at the state afterwards, as after Spin(), which calls this
+  // itself.
+  void WithdrawSpin() {
+    // Perhaps another thread of this process spins, too. Then that costs a
+    // wake-up; or it has said this already.
+    if (IsSpinner()) spinner_.store(kNoToken, std::memory_order_relaxed);
     // Either the notifier sees no spinner, or this process sees the notifier's
     // new state when it looks next: pairs with FenceBeforeNotify.
     std::atomic_thread_fence(std::memory_order_seq_cst);
-    return true;
   }
 
   // Wakes one sleeper, if there is any and nobody spins. FenceBeforeNotify()
@@ -183,6 +189,8 @@ class BasicGate {
   // Wakes all sleepers. FenceBeforeNotify() first.
   void NotifyAll() {
     if (ABSL_PREDICT_TRUE(!Has(kSleepers | kLeftAsleep))) return;
+    // It may be dead, and this for that reason. If not, that costs a wake-up.
+    spinner_.store(kNoToken, std::memory_order_relaxed);
     Wake(kWakeAll, kSleepers | kLeftAsleep, 0);
   }
 

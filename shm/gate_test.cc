@@ -319,16 +319,28 @@ TEST_F(GateStepTest, SpinnerThatIsThroughSparesNobody) {
 }
 
 TEST_F(GateStepTest, AnnouncedSpinSparesTheSleepersUntilItIsWithdrawn) {
-  gate_.AnnounceSpin();
-  EXPECT_FALSE(gate_.WithdrawSpin()) << "there was nobody to be spared";
+  EXPECT_FALSE(gate_.AnnounceSpin()) << "there is nobody to be spared";
+  EXPECT_FALSE(gate_.IsSpinner());
   gate_.BeforeSleep();
-  gate_.AnnounceSpin();
+  EXPECT_TRUE(gate_.AnnounceSpin());
+  EXPECT_TRUE(gate_.AnnounceSpin());
+  EXPECT_TRUE(gate_.IsSpinner());
   gate_.Notify();
   EXPECT_THAT(HookedPlatform::unparked, IsEmpty());
-  EXPECT_TRUE(gate_.WithdrawSpin());
-  EXPECT_FALSE(gate_.WithdrawSpin());
+  gate_.WithdrawSpin();
+  EXPECT_FALSE(gate_.IsSpinner());
   gate_.Notify();
   EXPECT_THAT(HookedPlatform::unparked, ElementsAre(1));
+}
+
+// Who does not know it any more is woken, and then not passed over.
+TEST_F(GateStepTest, NotifyAllForgetsASpinnerThatMayBeDead) {
+  gate_.BeforeSleep();
+  EXPECT_TRUE(gate_.AnnounceSpin());
+  gate_.NotifyAll();
+  gate_.BeforeSleep();
+  gate_.Notify();
+  EXPECT_THAT(HookedPlatform::unparked, ElementsAre(kWakeAll, 1));
 }
 
 TEST_F(GateStepTest, AnnouncedSpinEndsWithTheSpin) {

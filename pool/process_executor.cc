@@ -637,6 +637,7 @@ bool ProcessExecutor::Lead(absl::FunctionRef<bool()> ready,
     const std::lock_guard lock(delivery_mutex_);
     DeliverResults();
     if (ready()) return true;
+    if (deadline.Expired()) break;  // though more may come, and more
   }
   return false;
 }

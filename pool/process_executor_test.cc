@@ -244,11 +244,11 @@ class SlowSink final : public TaskSink {
   std::atomic<int> ends{0};
 };
 
-TEST_F(ProcessExecutorTest, ResultsWithoutEndLeaveTimeForCallbacks) {
+TEST_F(ProcessExecutorTest, ResultsWithoutEndLeaveTimeForOthers) {
   static SharedPage<std::atomic<bool>>* stop;
   SharedPage<std::atomic<bool>> stop_page(false);
   stop = &stop_page;
-  ASSERT_OK_AND_ASSIGN(const auto executor, Create(1, 16 << 10));
+  ASSERT_OK_AND_ASSIGN(const auto executor, Create(1, 4 << 10));
   const auto sink = std::make_shared<SlowSink>();
   ASSERT_THAT(
       executor->Submit(
@@ -259,6 +259,17 @@ TEST_F(ProcessExecutorTest, ResultsWithoutEndLeaveTimeForCallbacks) {
           0, [](std::span<std::byte>) { return absl::OkStatus(); }, sink),
       IsOk());
   while (sink->parts == 0) absl::SleepFor(absl::Milliseconds(1));
+  // Who waits for another one, delivers them, but not beyond its deadline.
+  const auto next = Submit(
+      *executor,
+      [](std::span<const std::byte>, TaskOutput& output) {
+        Put(output, true, "");
+      },
+      "");
+  for (const auto deadline : {absl::Milliseconds(1), absl::Milliseconds(20)}) {
+    EXPECT_FALSE(next->Wait(*executor, Deadline::After(deadline)));
+  }
+  // Callbacks have their turn.
   executor->Post([] { **stop = true; });
   Finish(*executor);
   EXPECT_EQ(sink->ends, 1);
@@ -452,6 +463,42 @@ TEST_F(ProcessExecutorTest, WithoutMemoryForATaskItsSubmissionFails) {
     executor->Close();
     EXPECT_THAT(executor->Join(Deadline::Infinite()), IsOk());
     EXPECT_EQ(small->text, "small");
+  });
+  child.ExpectExit(0);
+}
+
+// Who waits leaves it to the pool's own thread to look for memory now and then.
+TEST_F(ProcessExecutorTest, WithoutMemoryForATaskItsWaiterSleeps) {
+  auto child = ChildProcess::Start([] {
+    static SharedPage<std::atomic<bool>>* go_on;
+    SharedPage<std::atomic<bool>> go_on_page(false);
+    go_on = &go_on_page;
+    ASSERT_OK_AND_ASSIGN(
+        const auto executor,
+        ProcessExecutor::Create({.processes = 1,
+                                 .task_capacity_bytes = size_t{1} << 20,
+                                 .result_capacity_bytes = size_t{1} << 20}));
+    const auto hold = [](std::span<const std::byte>, TaskOutput& output) {
+      while (!**go_on) absl::SleepFor(absl::Milliseconds(1));
+      Put(output, true, "");
+    };
+    const auto first = Submit(*executor, hold, "");
+    Submit(*executor, hold, std::string(500'000, 'x'));
+    // It has room only when the one before has gone, and that has no memory.
+    const auto last = Submit(*executor, hold, std::string(600'000, 'x'));
+    mp::testing::FailSystemCall(SYS_fallocate, ENOSPC);
+    **go_on = true;
+    ASSERT_TRUE(first->Wait(*executor));
+    EXPECT_FALSE(
+        last->Wait(*executor, Deadline::After(absl::Milliseconds(500))));
+    rusage usage;
+    ASSERT_EQ(getrusage(RUSAGE_THREAD, &usage), 0);
+    EXPECT_LT(absl::DurationFromTimeval(usage.ru_utime) +
+                  absl::DurationFromTimeval(usage.ru_stime),
+              absl::Milliseconds(200));
+    executor->Terminate();
+    EXPECT_THAT(executor->Join(Deadline::Infinite()), IsOk());
+    EXPECT_THAT(last->error, StatusIs(absl::StatusCode::kCancelled));
   });
   child.ExpectExit(0);
 }

@@ -3,6 +3,8 @@
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include <cstddef>
 #include <vector>
@@ -29,8 +31,10 @@ void FailSystemCall(long number, int error, std::optional<uint32_t> argument) {
   sock_fprog program = {.len = static_cast<unsigned short>(filter.size()),
                         .filter = filter.data()};
   MP_PCHECK(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0) << "prctl";
-  MP_PCHECK(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0)
-      << "prctl";
+  // Of all threads.
+  MP_PCHECK(syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER,
+                    SECCOMP_FILTER_FLAG_TSYNC, &program) == 0)
+      << "seccomp";
 }
 
 }  // namespace mp::testing

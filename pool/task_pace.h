@@ -22,7 +22,7 @@ class TaskPace {
   // So many tasks were taken during a time in which some waited all along. If
   // none was, a task takes at least so long.
   void Learn(int64_t nanos, uint32_t taken) {
-    nanos = std::min(nanos, kLongest * 1000);
+    nanos = std::min(nanos, 1000 * kLongest);  // the process was stopped
     const int64_t before = nanos_per_task_.load(std::memory_order_relaxed);
     nanos_per_task_.store(taken != 0 ? std::max<int64_t>(nanos / taken, 1)
                                      : std::max(before, nanos),
@@ -57,8 +57,8 @@ class TaskPace {
   }
 
  private:
-  // A nap costs about 5 us: it is to be for so many results, at the least for
-  // so few, within these limits.
+  // A nap costs some microseconds: it is to be for so many results, at the
+  // least for so few, within these limits.
   static constexpr int64_t kResults = 16;
   static constexpr int64_t kFewest = 4;
   static constexpr int64_t kShortest = 100'000;

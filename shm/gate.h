@@ -154,8 +154,9 @@ class BasicGate {
   // that was not necessary; otherwise Spin() or WithdrawSpin() is to follow.
   bool AnnounceSpin() {
     // Only sleepers need to know of a spinner. Without any, the notifier's
-    // cache line is left alone.
-    if (ABSL_PREDICT_TRUE(!Has(kSleepers))) return false;
+    // cache line is left alone. But there may have been when this process
+    // announced itself before.
+    if (ABSL_PREDICT_TRUE(!Has(kSleepers))) return IsSpinner();
     Token before = kNoToken;
     return spinner_.compare_exchange_strong(before, Platform::Self(),
                                             std::memory_order_relaxed) ||

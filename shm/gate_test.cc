@@ -519,6 +519,8 @@ class Shop {
   // False when the shop is closed and nothing is left.
   bool Take() {
     for (;;) {
+      // As who has a supplier come.
+      gate_.AnnounceSpin();
       gate_.Wait(
           spin_,
           [this] {
@@ -530,8 +532,9 @@ class Shop {
       while (goods > 0) {
         if (goods_.compare_exchange_weak(goods, goods - 1)) {
           taken_.fetch_add(1, std::memory_order_relaxed);
+          if (gate_.IsSpinner()) gate_.WithdrawSpin();
           // The first rule of the gate.
-          if (goods > 1) {
+          if (goods_.load(std::memory_order_relaxed) > 0) {
             FenceBeforeNotify();
             gate_.Notify();
           }

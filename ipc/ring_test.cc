@@ -774,15 +774,17 @@ TEST_F(PatientRingTest, WakesWhoWaitsForARecordAtAGateAsWell) {
     SharedGate gate;
     std::atomic<bool> also{false};
   };
-  for (const auto wake : {+[](Ring&ring, Shared&) {
-                            EXPECT_EQ(Put(ring, "x"), RingResult::kDone);
-                          },
-                          +[](Ring&ring, Shared&) { ring.Close(); },
-                          +[](Ring&, Shared&shared) {
-                            shared.also = true;
-                            FenceBeforeNotify();
-                            shared.gate.NotifyAll();
-                          }}) {
+  using Wake = void (*)(Ring&, Shared&);
+  const Wake put = [](Ring& ring, Shared&) {
+    EXPECT_EQ(Put(ring, "x"), RingResult::kDone);
+  };
+  const Wake close = [](Ring& ring, Shared&) { ring.Close(); };
+  const Wake notify = [](Ring&, Shared& shared) {
+    shared.also = true;
+    FenceBeforeNotify();
+    shared.gate.NotifyAll();
+  };
+  for (const Wake wake : {put, close, notify}) {
     Ring ring = MakeRing();
     const SharedPage<Shared> shared;
     auto sleeper = ChildProcess::Start([&] {
@@ -876,6 +878,7 @@ TEST_F(PatientRingTest, ExpectRecordLeavesTheOthersAsleepUntilItHasOne) {
   ring.ExpectRecord();
   EXPECT_EQ(Put(ring, "first"), RingResult::kDone);
   EXPECT_EQ(Put(ring, "second"), RingResult::kDone);
+  absl::SleepFor(absl::Milliseconds(20));  // it would have taken the first
   Record record;
   EXPECT_EQ(Get(ring, &record), RingResult::kDone);
   EXPECT_EQ(record.data, "first");

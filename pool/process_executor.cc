@@ -32,9 +32,6 @@ namespace {
 
 using ipc_internal::RingResult;
 
-// How long results may gather: if nobody waits, and at most.
-constexpr int64_t kGatherNanos = 100'000;
-constexpr int64_t kMaxGatherNanos = 1'000'000;
 constexpr absl::Duration kNoMemoryPause = absl::Milliseconds(10);
 
 // Workers that die idle: the first are replaced at once, the next ones later
@@ -647,7 +644,7 @@ bool ProcessExecutor::Lead(absl::FunctionRef<bool()> ready,
 // that wait, and when there are none, it lets them gather for a while before it
 // waits for the next.
 void ProcessExecutor::Collect() {
-  int64_t pause = kGatherNanos;
+  int64_t pause = TaskPace::kShortest;
   do {
     const bool others =
         waited_.exchange(false, std::memory_order_relaxed) && !NeedsCollector();
@@ -666,8 +663,8 @@ void ProcessExecutor::Collect() {
       absl::SleepFor(kNoMemoryPause);
     } else if (const int64_t nap = NapNanos();
                nap > 0 || MayGather(delivered)) {
-      pause = others ? std::min(2 * pause, kMaxGatherNanos)
-                     : std::max(nap, kGatherNanos);
+      pause = others ? std::min(2 * pause, TaskPace::kLongest)
+                     : std::max(nap, TaskPace::kShortest);
       NapAt(
           collector_gate_,
           [&] { return nap > 0 ? HasUrgentWork() : NeedsCollector(); },

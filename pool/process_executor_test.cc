@@ -31,6 +31,7 @@
 #include "mp/pool/executor.h"
 #include "mp/pool/initializer.h"
 #include "mp/pool/worker_died.h"
+#include "mp/shm/park.h"
 #include "mp/testing/child.h"
 #include "mp/testing/fail_system_call.h"
 #include "mp/testing/process_test.h"
@@ -53,6 +54,15 @@ using ::testing::HasSubstr;
 using ::testing::SizeIs;
 
 class ProcessExecutorTest : public mp::testing::ProcessTest {};
+
+// Sleepers do not look around by themselves: a wake-up that is missing hangs.
+class PatientProcessExecutorTest : public ProcessExecutorTest {
+ protected:
+  PatientProcessExecutorTest() {
+    ParkSlices::SetFirstForTest(3600'000'000'000);
+  }
+  ~PatientProcessExecutorTest() override { ParkSlices::SetFirstForTest(0); }
+};
 
 // Keeps what a task came to. Counts its ends: there must be one.
 class RecordingSink final : public TaskSink {
@@ -169,7 +179,7 @@ void SleepAndEcho(std::span<const std::byte> input, TaskOutput& output) {
 
 // One of them sleeps where results arrive, and delivers those of the others;
 // which one, changes all the time.
-TEST_F(ProcessExecutorTest, ThreadsThatWaitAtOnceAllGetTheirs) {
+TEST_F(PatientProcessExecutorTest, ThreadsThatWaitAtOnceAllGetTheirs) {
   ASSERT_OK_AND_ASSIGN(const auto executor, Create(2));
   std::vector<std::jthread> threads;
   for (int thread = 0; thread < 4; ++thread) {
@@ -203,7 +213,7 @@ TEST_F(ProcessExecutorTest, WaitEndsAtItsDeadline) {
 }
 
 // Nothing comes from a worker that could wake them.
-TEST_F(ProcessExecutorTest, WaitEndsWhenItsTaskIsCancelled) {
+TEST_F(PatientProcessExecutorTest, WaitEndsWhenItsTaskIsCancelled) {
   for (const bool first : {true, false}) {
     ASSERT_OK_AND_ASSIGN(const auto executor, Create(1));
     Submit(*executor, Pause, "");
@@ -484,7 +494,7 @@ TEST_F(ProcessExecutorTest, WithoutMemoryForATaskItsWaiterSleeps) {
     };
     const auto first = Submit(*executor, hold, "");
     Submit(*executor, hold, std::string(500'000, 'x'));
-    // It has room only when the one before has gone, and that has no memory.
+    // There is room when the one before has gone, but no memory by then.
     const auto last = Submit(*executor, hold, std::string(600'000, 'x'));
     mp::testing::FailSystemCall(SYS_fallocate, ENOSPC);
     **go_on = true;

@@ -19,6 +19,10 @@ namespace mp::pool_internal {
 // All calls are safe from any thread. It is a guess; races on it do not matter.
 class TaskPace {
  public:
+  // The limits of a nap, in nanoseconds.
+  static constexpr int64_t kShortest = 100'000;
+  static constexpr int64_t kLongest = 1'000'000;
+
   // So many tasks were taken during a time in which some waited all along. If
   // none was, a task takes at least so long.
   void Learn(int64_t nanos, uint32_t taken) {
@@ -58,11 +62,9 @@ class TaskPace {
 
  private:
   // A nap costs some microseconds: it is to be for so many results, at the
-  // least for so few, within these limits.
+  // least for so few, within the limits.
   static constexpr int64_t kResults = 16;
   static constexpr int64_t kFewest = 4;
-  static constexpr int64_t kShortest = 100'000;
-  static constexpr int64_t kLongest = 1'000'000;
   // Of work beyond the nap: it may last longer, tasks may become shorter.
   static constexpr int64_t kMargin = 2;
 
